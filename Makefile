@@ -1,0 +1,56 @@
+# The front door: `make serve` and `make test`. Everything else is listed by `make help`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow lint type contracts proto models docker clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped model
+	@echo
+	@echo "In another terminal:  $(BIN)/convscope classify samples/*.jpg"
+	@echo
+	@$(BIN)/convscope serve $(ARGS)
+
+test: $(VENV)/.dev lint type contracts  ## install everything the tests need, then run them all
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(VENV)/.dev  ## the tests that take minutes
+	$(BIN)/python -m pytest -m "slow" $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+proto: $(VENV)/.dev  ## regenerate the committed wire code from proto/convscope
+	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc \
+	  -Iconvscope_proto/v1=convscope/v1 \
+	  --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. \
+	  convscope_proto/v1/classifier.proto
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convscope needs Python >= 3.11, got %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.server: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[server]"
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[server,export]" --group dev
+	@touch $@ $(VENV)/.server

@@ -1,0 +1,1 @@
+"""The convscope wire contract: generated messages and stubs, and the Tensor codec."""

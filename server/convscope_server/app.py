@@ -1,0 +1,211 @@
+"""Puts the server together, and takes it from start to stop."""
+
+import asyncio
+import logging
+import signal
+import time
+
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    CollectorRegistry,
+)
+
+from convscope_server.config import ServerConfig
+from convscope_server.cpu import available_cpu_count
+from convscope_server.dispatch import Dispatcher
+from convscope_server.errors import ServerError, StartupError
+from convscope_server.http import HttpServer
+from convscope_server.lifecycle import Lifecycle, Phase
+from convscope_server.metrics import Metrics, ModelMetrics
+from convscope_server.model_file import ModelFile
+from convscope_server.ort_backend import OrtBackend
+from convscope_server.repository import Models, ModelSource, find_models
+from convscope_server.scheduler import Scheduler
+from convscope_server.served_model import ServedModel
+from convscope_server.servicers import classifier, health, reflection
+from convscope_server.transports.grpcio import GrpcioTransport
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """One server; use it as an async context manager, or call run().
+
+    Attributes:
+        port: Where gRPC listens, once started.
+        metrics_port: Where HTTP listens, once started.
+        lifecycle: Where the server stands.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Keep the settings; must be made on the event loop that it will run on."""
+        self._config = config
+        self.lifecycle = Lifecycle()
+        self.port = config.port
+        self.metrics_port = config.metrics_port
+        registry = CollectorRegistry()
+        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+            registry.register(collector)
+        self._metrics = Metrics(registry)
+        self._models = Models(config.default_model)
+        services = (classifier.SERVICE, health.SERVICE, reflection.SERVICE)
+        self._dispatcher = Dispatcher(
+            {
+                **classifier.ClassifierServicer(
+                    self._models,
+                    self.lifecycle,
+                    max_batch_size=config.max_batch_size,
+                    max_message_bytes=config.max_message_bytes,
+                    max_picture_pixels=config.max_picture_pixels,
+                ).methods(),
+                **health.HealthServicer(
+                    self.lifecycle, self._models, frozenset(services)
+                ).methods(),
+                **reflection.ReflectionServicer(services).methods(),
+            },
+            self._metrics,
+        )
+        self._transport = GrpcioTransport(
+            self._dispatcher, max_message_bytes=config.max_message_bytes
+        )
+        self._http = HttpServer(
+            registry,
+            is_ready=lambda: self.lifecycle.phase is Phase.SERVING,
+            loop=asyncio.get_running_loop(),
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once.
+
+        Raises:
+            StartupError: The server could not start.
+        """
+        stop = asyncio.Event()
+        grace_period_s = self._config.grace_period_s
+
+        def interrupted(signal_number: int) -> None:
+            nonlocal grace_period_s
+            if signal_number == signal.SIGINT or stop.is_set():
+                grace_period_s = 0  # whoever presses Ctrl-C is not a load balancer
+            if stop.is_set():
+                log.warning("second signal: not waiting for calls in flight")
+                impatient.set()
+            stop.set()
+
+        impatient = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        # Before the models load: a signal then must not kill a half-started server.
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, interrupted, signal_number)
+        try:
+            starting = asyncio.ensure_future(self.start())
+            stopping = asyncio.ensure_future(stop.wait())
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await starting
+            await stopping
+            draining = asyncio.ensure_future(self.drain(grace_period_s))
+            hurrying = asyncio.ensure_future(impatient.wait())
+            await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+            hurrying.cancel()
+            draining.cancel()
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Listen, load the models, serve.
+
+        Raises:
+            StartupError: A port is taken, or a model cannot be served.
+        """
+        config = self._config
+        started_s = time.perf_counter()
+        # Ports first: one that is taken is told before the models take their time.
+        self.port = await self._transport.start(config.host, config.port)
+        self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
+        sources = await asyncio.to_thread(find_models, config.models)
+        for source in sources:
+            self._models.add(await self._load(source))
+        if config.default_model:
+            try:
+                self._models.get(config.default_model, "")
+            except ServerError as error:
+                raise StartupError(f"--default-model: {error}") from error
+        self.lifecycle.advance(Phase.SERVING)
+        self._metrics.ready.set(1)
+        log.info(
+            "ready after %.2f s: gRPC on %s:%d, metrics on http://%s:%d/metrics",
+            time.perf_counter() - started_s,
+            config.host,
+            self.port,
+            config.metrics_host,
+            self.metrics_port,
+        )
+
+    async def drain(self, grace_period_s: float) -> None:
+        """Turn away new calls, and wait for those in flight."""
+        log.info("stopping: health says NOT_SERVING, calls are taken for %g s", grace_period_s)
+        self.lifecycle.advance(Phase.LEAVING)
+        self._metrics.ready.set(0)
+        await asyncio.sleep(grace_period_s)
+        self.lifecycle.advance(Phase.DRAINING)
+        deadline_s = time.monotonic() + self._config.drain_timeout_s
+        while self._dispatcher.in_flight and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.01)
+        if self._dispatcher.in_flight:
+            log.warning(
+                "%d calls still in flight after %g s: cancelled",
+                self._dispatcher.in_flight,
+                self._config.drain_timeout_s,
+            )
+
+    async def stop(self) -> None:
+        """Stop at once: cancel what is in flight, free ports and threads."""
+        self.lifecycle.advance(Phase.STOPPED)
+        # Time for Watch streams to end by themselves; nothing else is left by now.
+        await self._transport.stop(grace_s=0.1)
+        for model in self._models.all():
+            await model.close()
+        await asyncio.to_thread(self._http.stop)
+        log.info("stopped")
+
+    async def _load(self, source: ModelSource) -> ServedModel:
+        config = self._config
+        started_s = time.perf_counter()
+        try:
+            model_file = await asyncio.to_thread(ModelFile.load, source.path)
+            backend = OrtBackend(
+                model_file,
+                max_batch_size=config.max_batch_size,
+                thread_count=config.thread_count or available_cpu_count(),
+            )
+            lean = await asyncio.to_thread(backend.build_session, ())
+        except ServerError as error:
+            raise StartupError(f"model {source.name}, version {source.version}: {error}") from error
+        metrics = ModelMetrics(self._metrics, source.name, source.version, backend.info)
+        load_s = time.perf_counter() - started_s
+        labels = (source.name, source.version)
+        self._metrics.model_load_seconds.labels(*labels).set(load_s)
+        self._metrics.model_info.labels(*labels, backend.execution_provider).set(1)
+        log.info(
+            "model %s, version %s: loaded and warmed in %.2f s on %s",
+            source.name,
+            source.version,
+            load_s,
+            backend.execution_provider,
+        )
+        scheduler = Scheduler(
+            max_batch_size=config.max_batch_size,
+            max_queue_rows=config.max_queue_rows,
+            max_queue_bytes=config.max_queue_bytes,
+            observer=metrics,
+        )
+        return ServedModel(
+            source.name,
+            source.version,
+            backend=backend,
+            lean=lean,
+            scheduler=scheduler,
+            metrics=metrics,
+        )

@@ -1,0 +1,76 @@
+"""convscope serve: flags and environment to a ServerConfig, errors to exit codes."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(
+    context_settings={
+        "auto_envvar_prefix": "CONVSCOPE",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    }
+)
+@click.argument("models", type=click.Path(path_type=Path), required=False)
+@click.option("--default-model", default="", help="Answers requests that name no model.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on for gRPC.")
+@click.option("--port", default=8001, help="Port for gRPC; 0 takes a free one.")
+@click.option("--metrics-host", default="127.0.0.1", help="Address to listen on for HTTP.")
+@click.option(
+    "--metrics-port", default=8002, help="Port for /metrics, /healthz, /readyz; 0 takes a free one."
+)
+@click.option("--max-batch-size", default=64, help="Most images computed at once.")
+@click.option("--max-queue-rows", default=4096, help="Most images that wait for a model.")
+@click.option(
+    "--max-queue-bytes", default=256 << 20, help="Most bytes of images that wait for a model."
+)
+@click.option(
+    "--max-message-bytes", default=64 << 20, help="Largest message, either way; feature maps too."
+)
+@click.option(
+    "--max-picture-pixels", default=50_000_000, help="Largest picture file decoded, in pixels."
+)
+@click.option(
+    "--thread-count", default=0, help="Threads of one batch; 0: the processors there are for us."
+)
+@click.option(
+    "--grace-period-s",
+    default=2.0,
+    help="After SIGTERM, health says NOT_SERVING this long before calls are refused.",
+)
+@click.option(
+    "--drain-timeout-s", default=30.0, help="After that, how long calls in flight may take."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    help="Least severe log lines to write.",
+)
+def serve(models: Path | None, log_level: str, **settings: Any) -> None:
+    """Serve MODELS over gRPC until SIGTERM or Ctrl-C.
+
+    MODELS is a folder with NAME/VERSION/model.onnx, or one .onnx file; without
+    it, the models that come with convscope are served. Every flag can also be
+    set by the environment: --max-batch-size by CONVSCOPE_MAX_BATCH_SIZE.
+    """
+    # Here, not above: --help works without the server's packages.
+    import asyncio
+
+    from convscope_server.app import Server
+    from convscope_server.config import ServerConfig, shipped_models
+    from convscope_server.errors import StartupError
+    from convscope_server.log import configure_logging
+
+    configure_logging(log_level)
+
+    async def run() -> None:
+        await Server(config).run()
+
+    try:
+        config = ServerConfig(models=models or shipped_models(), **settings)
+        asyncio.run(run())
+    except StartupError as error:
+        raise click.ClickException(str(error)) from error

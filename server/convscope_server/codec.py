@@ -1,0 +1,194 @@
+"""Messages of convscope.v1 to what the server works with, and back. Pure functions."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, cast
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from convscope_proto.tensors import TensorError, from_tensor, to_tensor
+from convscope_proto.v1 import classifier_pb2 as pb
+from convscope_server.backend import Float32Array, ModelInfo, UInt8Array
+from convscope_server.errors import InvalidRequest
+from convscope_server.feature_maps import MapAnswer, MapRequest, Reduction
+from convscope_server.scheduler import Computed
+
+DEFAULT_TOP_K = 5
+
+M = TypeVar("M", bound=Message)
+
+_DTYPES: Mapping[int, np.dtype[np.generic]] = {
+    pb.DATA_TYPE_UNSPECIFIED: np.dtype(np.float32),
+    pb.DATA_TYPE_FLOAT32: np.dtype(np.float32),
+    pb.DATA_TYPE_FLOAT16: np.dtype(np.float16),
+    pb.DATA_TYPE_UINT8: np.dtype(np.uint8),
+}
+_REDUCTIONS: Mapping[int, Reduction] = {
+    pb.REDUCTION_UNSPECIFIED: Reduction.NONE,
+    pb.REDUCTION_MEAN: Reduction.MEAN,
+    pb.REDUCTION_MAX: Reduction.MAX,
+}
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """A message from its bytes.
+
+    Raises:
+        InvalidRequest: The bytes are no such message.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"expected a {kind.DESCRIPTOR.full_name}, got other bytes") from error
+
+
+def row_count(request: pb.ClassifyRequest) -> int:
+    """How many images a request holds, before any is decoded.
+
+    Raises:
+        InvalidRequest: It holds none, or pixels without a shape.
+    """
+    kind = request.WhichOneof("images")
+    if kind == "encoded":
+        rows = len(request.encoded.images)
+    elif kind == "pixels":
+        rows = request.pixels.shape[0] if request.pixels.shape else 0
+    else:
+        raise InvalidRequest("expected images as pixels or encoded, got neither")
+    if not rows:
+        raise InvalidRequest("expected at least one image, got none")
+    return rows
+
+
+def pixels(tensor: pb.Tensor, info: ModelInfo) -> UInt8Array:
+    """Raw pixels of a request: uint8, (N, H, W, 3), of the model's size.
+
+    Raises:
+        InvalidRequest: They are of another dtype or shape, or the bytes do not fit.
+    """
+    try:
+        array = from_tensor(tensor)
+    except TensorError as error:
+        raise InvalidRequest(f"pixels: {error}") from error
+    if array.dtype != np.uint8 or array.shape[1:] != (info.height, info.width, 3):
+        raise InvalidRequest(
+            f"expected pixels of dtype uint8 and shape (N, {info.height}, {info.width}, 3), "
+            f"got {array.dtype.name} {array.shape}: send the picture as a file to have it resized"
+        )
+    return cast("UInt8Array", array)
+
+
+def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
+    """The feature maps that a request asks for.
+
+    Raises:
+        InvalidRequest: An entry holds an enum value that this server does not know.
+    """
+    requests = []
+    for index, entry in enumerate(request.feature_maps):
+        if entry.dtype not in _DTYPES or entry.reduction not in _REDUCTIONS:
+            raise InvalidRequest(
+                f"feature_maps[{index}]: expected a dtype of UINT8, FLOAT16 or FLOAT32 and a "
+                f"reduction of MEAN or MAX, got dtype {entry.dtype}, reduction {entry.reduction}"
+            )
+        kind = entry.WhichOneof("channels")
+        requests.append(
+            MapRequest(
+                layers=tuple(entry.layers),
+                channels=tuple(entry.subset.indices) if kind == "subset" else None,
+                most_active=entry.most_active if kind == "most_active" else None,
+                reduction=_REDUCTIONS[entry.reduction],
+                dtype=_DTYPES[entry.dtype],
+            )
+        )
+    return requests
+
+
+def classifications(
+    scores: Float32Array, probabilities: Float32Array, labels: Sequence[str], top_k: int
+) -> list[pb.Classification]:
+    """The most probable classes of each image, most probable first.
+
+    Args:
+        scores: float32, (N, K).
+        probabilities: float32, (N, K); the order is theirs.
+        labels: K of them.
+        top_k: How many; more than K are K.
+    """
+    # Stable on the negated values: equal ones keep the order of their indices.
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return [
+        pb.Classification(
+            top=[
+                pb.ClassScore(
+                    index=index,
+                    label=labels[index],
+                    score=row_scores[index],
+                    probability=row[index],
+                )
+                for index in indices
+            ]
+        )
+        for indices, row_scores, row in zip(
+            order.tolist(), scores.tolist(), probabilities.tolist(), strict=True
+        )
+    ]
+
+
+def feature_map(answer: MapAnswer) -> pb.FeatureMap:
+    """One layer's feature maps."""
+    message = pb.FeatureMap(layer=answer.layer, values=to_tensor(answer.values))
+    if answer.channels is not None:
+        message.channels.extend(answer.channels.ravel().tolist())
+    if answer.scale is not None and answer.offset is not None:
+        message.scale.extend(answer.scale.tolist())
+        message.offset.extend(answer.offset.tolist())
+    return message
+
+
+def timings(computed: Computed, decode_s: float) -> pb.Timings:
+    """Where a request's time went."""
+    return pb.Timings(
+        decode_ns=round(decode_s * 1e9),
+        queue_ns=round(computed.queue_s * 1e9),
+        compute_ns=round(computed.compute_s * 1e9),
+        batch_size=computed.batch_size,
+        batch_count=computed.batch_count,
+    )
+
+
+def describe(
+    info: ModelInfo, *, name: str, version: str, max_batch_size: int, execution_provider: str
+) -> pb.Model:
+    """A model that is served, whole."""
+    model = pb.Model(
+        name=name,
+        version=version,
+        state=pb.MODEL_STATE_READY,
+        description=info.description,
+        architecture=info.architecture,
+        input=pb.ImageInput(
+            height=info.height, width=info.width, channels=3, mean=info.mean, std=info.std
+        ),
+        labels=info.labels,
+        max_batch_size=max_batch_size,
+        parameter_count=info.parameter_count,
+        multiply_add_count=info.multiply_add_count,
+        training_data=info.training_data,
+        accuracy=info.accuracy,
+        accuracy_data=info.accuracy_data,
+        execution_provider=execution_provider,
+        metadata=dict(info.metadata),
+    )
+    for layer in info.layers:
+        volume = layer.volume
+        model.layers.add(
+            name=layer.name,
+            kind=layer.kind,
+            volume=pb.Volume(depth=volume.depth, height=volume.height, width=volume.width),
+            weight_count=layer.weight_count,
+            bias_count=layer.bias_count,
+            multiply_add_count=layer.multiply_add_count,
+            notation=layer.notation,
+        )
+    return model

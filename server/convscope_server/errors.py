@@ -1,0 +1,54 @@
+"""What can go wrong with a request or a model, in the domain's words; knows no transport.
+
+status.py maps each to a gRPC code. Every message says what was expected, what
+came, and where it helps what to do; none holds a path of this machine.
+"""
+
+
+class ServerError(Exception):
+    """Base of all errors that a caller or an operator is told about."""
+
+
+class InvalidRequest(ServerError):  # noqa: N818 - the words of the design's error table
+    """The request can never be answered: a wrong shape or dtype, or a broken picture."""
+
+
+class UnknownModel(ServerError):  # noqa: N818
+    """The server holds no such model or version."""
+
+
+class Overloaded(ServerError):  # noqa: N818
+    """The queue is full; the same request may succeed later.
+
+    Attributes:
+        retry_after_ms: How long to wait before trying again.
+    """
+
+    def __init__(self, message: str, *, retry_after_ms: int) -> None:
+        """Keep the message and the hint."""
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class ResponseTooLarge(ServerError):  # noqa: N818
+    """The answer would exceed the server's limit; found before anything ran."""
+
+
+class DeadlineExceeded(ServerError):  # noqa: N818
+    """The caller's deadline passed before its rows were computed."""
+
+
+class NotReady(ServerError):  # noqa: N818
+    """The server is starting or draining; another one, or this one later, can answer."""
+
+
+class BackendFailure(ServerError):  # noqa: N818
+    """The runtime failed while it computed a batch."""
+
+
+class ModelError(ServerError):
+    """A model file that this server cannot serve: not ONNX, unsafe, or of another kind."""
+
+
+class StartupError(ServerError):
+    """The server cannot start: a port is taken, or a folder holds no model."""

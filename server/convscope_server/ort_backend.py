@@ -1,0 +1,88 @@
+"""ONNX Runtime behind the Backend protocol; the only file that imports onnxruntime."""
+
+import os
+from collections.abc import Sequence
+
+# Official Linux wheels since 1.29 send telemetry unless this is set before the import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import onnxruntime as ort
+
+from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ModelInfo, UInt8Array
+from convscope_server.errors import BackendFailure
+from convscope_server.model_file import ModelFile
+
+
+class OrtSession:
+    """One onnxruntime.InferenceSession with the outputs that one set of taps needs."""
+
+    def __init__(
+        self, model: bytes, input_name: str, tensors: tuple[str, ...], thread_count: int
+    ) -> None:
+        """Compile the model for these outputs.
+
+        Raises:
+            BackendFailure: ONNX Runtime refuses the model.
+        """
+        self._input_name = input_name
+        self._outputs = [SCORES, PROBABILITIES, *tensors]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = thread_count
+        options.inter_op_num_threads = 1
+        # Batches change their size all the time: a pattern for each would be kept for ever.
+        options.enable_mem_pattern = False
+        # Spinning threads take the processor from the event loop.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # pybind raises many unrelated classes here
+            raise BackendFailure(f"ONNX Runtime cannot load the model: {error}") from error
+
+    def run(self, images: UInt8Array) -> Sequence[Float32Array]:
+        """Compute one batch; see backend.Session."""
+        try:
+            outputs: list[Float32Array] = self._session.run(
+                self._outputs, {self._input_name: images}
+            )
+        except Exception as error:
+            raise BackendFailure(f"ONNX Runtime failed: {error}") from error
+        return outputs
+
+
+class OrtBackend:
+    """One model in ONNX Runtime."""
+
+    execution_provider = "CPUExecutionProvider"
+
+    def __init__(self, model_file: ModelFile, *, max_batch_size: int, thread_count: int) -> None:
+        """Keep what every session of the model is built from.
+
+        Args:
+            model_file: The checked model.
+            max_batch_size: Largest batch that will come, in rows.
+            thread_count: Threads that one run may use.
+        """
+        self._model_file = model_file
+        self._thread_count = thread_count
+        # 1, 2, 4, … and the largest batch itself.
+        sizes = {1 << power for power in range(max_batch_size.bit_length())} | {max_batch_size}
+        self._batch_sizes = sorted(sizes)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model's file tells."""
+        return self._model_file.info
+
+    def build_session(self, tensors: tuple[str, ...]) -> OrtSession:
+        """A new session, warmed; see backend.Backend."""
+        session = OrtSession(
+            self._model_file.serialize(tensors), self.info.input_name, tensors, self._thread_count
+        )
+        # The first caller of a tapped session waits for it: warm only the ends of the ladder.
+        step = len(self._batch_sizes) - 1 if tensors else 1
+        for batch_size in self._batch_sizes[:: max(1, step)]:
+            session.run(np.zeros((batch_size, self.info.height, self.info.width, 3), np.uint8))
+        return session

@@ -1,0 +1,82 @@
+"""Picture files to the pixels that a model takes."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from convscope_server.backend import UInt8Array
+from convscope_server.errors import InvalidRequest
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# decode() refuses by its own limit; Pillow's would only print a warning below twice its own.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode_all(
+    pictures: Sequence[bytes], height: int, width: int, *, max_pixels: int
+) -> UInt8Array:
+    """Decode pictures into one array, uint8, (N, height, width, 3), RGB, 0-255.
+
+    Raises:
+        InvalidRequest: One of them cannot be decoded; the message says which.
+    """
+    images = np.empty((len(pictures), height, width, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        try:
+            images[index] = decode(picture, height, width, max_pixels=max_pixels)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"picture {index}: {error}") from error
+    return images
+
+
+def decode(picture: bytes, height: int, width: int, *, max_pixels: int) -> UInt8Array:
+    """Decode a picture to uint8, (height, width, 3), RGB, 0-255.
+
+    The EXIF orientation is applied, transparency composited onto white, then the
+    picture is scaled (bicubic, antialiased) so that it just covers the model's
+    input, and the centre is cut out. Of an animation, the first frame is taken.
+
+    Args:
+        picture: A JPEG, PNG, WebP, GIF or BMP file.
+        height: Of the model's input.
+        width: Of the model's input.
+        max_pixels: Larger pictures are refused before their pixels are decoded.
+
+    Raises:
+        InvalidRequest: The bytes are no such file, broken, or too large.
+    """
+    if not picture:
+        raise InvalidRequest("expected a picture file, got 0 bytes")
+    try:
+        with Image.open(BytesIO(picture), formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise InvalidRequest(
+                    f"expected a picture of at most {max_pixels} pixels, "
+                    f"got {image.width} x {image.height}"
+                )
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(
+                ImageOps.fit(_to_rgb(upright), (width, height), Image.Resampling.BICUBIC)
+            )
+    except InvalidRequest:
+        raise
+    except UnidentifiedImageError:
+        raise InvalidRequest(
+            f"expected a JPEG, PNG, WebP, GIF or BMP file, got {len(picture)} bytes of another kind"
+        ) from None
+    except Exception as error:  # decoders raise anything on broken files: OSError, SyntaxError, …
+        raise InvalidRequest(f"the picture cannot be decoded: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 bits a pixel; convert("RGB") would only clip them
+        high_bytes = np.clip(np.asarray(image, np.float32) / 257 + 0.5, 0, 255).astype(np.uint8)
+        return Image.fromarray(high_bytes).convert("RGB")
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        return canvas.convert("RGB")
+    return image.convert("RGB")

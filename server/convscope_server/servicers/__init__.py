@@ -1,0 +1,1 @@
+"""The services, written against call.Call: whatever transport carries them."""

@@ -1,6 +1,7 @@
 """numpy arrays to and from Tensor messages, with every bound checked."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ def to_tensor(array: npt.NDArray[np.generic]) -> pb.Tensor:
     return pb.Tensor(dtype=dtype, shape=array.shape, data=little.tobytes())
 
 
-def from_tensor(tensor: pb.Tensor) -> npt.NDArray[np.generic]:
+def from_tensor(tensor: pb.Tensor) -> npt.NDArray[Any]:
     """The array that a Tensor message holds: a read-only view of its bytes.
 
     Raises:

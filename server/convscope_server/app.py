@@ -162,13 +162,15 @@ class Server:
 
     async def stop(self) -> None:
         """Stop at once: cancel what is in flight, free ports and threads."""
+        served = self.lifecycle.phase is not Phase.STARTING
         self.lifecycle.advance(Phase.STOPPED)
         # Time for Watch streams to end by themselves; nothing else is left by now.
         await self._transport.stop(grace_s=0.1)
         for model in self._models.all():
             await model.close()
         await asyncio.to_thread(self._http.stop)
-        log.info("stopped")
+        if served:
+            log.info("stopped")
 
     async def _load(self, source: ModelSource) -> ServedModel:
         config = self._config

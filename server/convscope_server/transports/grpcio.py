@@ -56,7 +56,7 @@ class GrpcioTransport:
 
 class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, dispatcher: Dispatcher) -> None:
-        self._handlers: dict[str, "grpc.RpcMethodHandler[Any, Any]"] = {
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(_unary(dispatcher, name))
             if isinstance(method, Unary)
             # On the wire a stream serves whatever cardinality the client has.

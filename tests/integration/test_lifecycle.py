@@ -1,0 +1,146 @@
+"""`convscope serve` as a process: start, signals, drain, and starts that must fail."""
+
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.servers import CONVSCOPE, server_process
+from support.tiny_models import random_images, tiny_model, write_repository
+
+from convscope_proto.tensors import to_tensor
+from convscope_proto.v1 import classifier_pb2 as pb
+from convscope_proto.v1 import classifier_pb2_grpc as pb_grpc
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def http_status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own server
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> str:
+    return str(write_repository(tmp_path))
+
+
+def test_sigterm_drains_under_load_without_a_lost_call(models: str) -> None:
+    """Health turns first, calls are still taken, then refused with UNAVAILABLE, then exit 0."""
+    outcomes: list[str] = []
+    stop = threading.Event()
+    request = pb.ClassifyRequest(pixels=to_tensor(random_images(500)), top_k=1)
+
+    def load(address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            stub = pb_grpc.ClassifierStub(channel)
+            while not stop.is_set():
+                try:
+                    answer = stub.Classify(request, timeout=30)
+                    outcomes.append("OK" if len(answer.classifications) == 500 else "SHORT")
+                except grpc.RpcError as error:
+                    code = getattr(error, "code", lambda: None)()
+                    outcomes.append(str(code))
+                    if code is grpc.StatusCode.UNAVAILABLE:
+                        return
+
+    with server_process(models, "--grace-period-s", "0.7") as server:
+        threads = [threading.Thread(target=load, args=(server.address,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        with grpc.insecure_channel(server.address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            assert next(watch).status == SERVING
+            while len(outcomes) < 20:
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == NOT_SERVING
+            assert http_status(f"{server.http}/readyz") == 503
+            assert http_status(f"{server.http}/healthz") == 200
+            answered_before = outcomes.count("OK")
+            status = server.wait_until_ended()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert status == 0
+    assert set(outcomes) <= {"OK", "StatusCode.UNAVAILABLE"}
+    assert outcomes.count("OK") > answered_before  # the grace period took calls
+    assert "stopped" in server.log[-1]
+    assert not any("Traceback" in line or "ERROR" in line for line in server.log)
+
+
+def test_ctrl_c_stops_at_once_and_cleanly(models: str) -> None:
+    with server_process(models, "--grace-period-s", "3000") as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait_until_ended() == 0
+    assert "stopped" in server.log[-1]
+
+
+def test_a_second_signal_does_not_wait(models: str) -> None:
+    with server_process(models, "--grace-period-s", "3000") as server:
+        server.process.send_signal(signal.SIGTERM)
+        while http_status(f"{server.http}/readyz") == 200:
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_until_ended() == 0
+
+
+def test_without_arguments_the_shipped_model_is_served() -> None:
+    with server_process() as server, grpc.insecure_channel(server.address) as channel:
+        listed = pb_grpc.ClassifierStub(channel).ListModels(pb.ListModelsRequest(), timeout=10)
+        assert listed.default_model_name == "simple"
+        assert http_status(f"{server.http}/readyz") == 200
+        assert http_status(f"{server.http}/elsewhere") == 404
+
+
+def test_every_flag_can_come_from_the_environment(
+    models: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVSCOPE_MAX_BATCH_SIZE", "3")
+    with server_process(models) as server, grpc.insecure_channel(server.address) as channel:
+        model = pb_grpc.ClassifierStub(channel).GetModel(pb.GetModelRequest(), timeout=10).model
+        assert model.max_batch_size == 3
+
+
+def failing_start(*arguments: str) -> tuple[int, str]:
+    process = subprocess.run(
+        [CONVSCOPE, "serve", "--port", "0", "--metrics-port", "0", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in process.stderr
+    return process.returncode, process.stderr.splitlines()[-1]
+
+
+def test_starts_that_must_fail_say_why_in_one_line(models: str, tmp_path: Path) -> None:
+    with server_process(models) as server:
+        port = server.address.rpartition(":")[2]
+        status, line = failing_start(models, "--port", port)
+        assert (status, line.startswith("Error: expected to listen for gRPC on")) == (1, True)
+        metrics_port = server.http.rpartition(":")[2]
+        status, line = failing_start(models, "--metrics-port", metrics_port)
+        assert (status, "choose another with --metrics-port" in line) == (1, True)
+    status, line = failing_start(str(tmp_path / "absent"))
+    assert (status, "found nothing at" in line) == (1, True)
+    status, line = failing_start(models, "--default-model", "vgg")
+    assert (status, "unknown model 'vgg': expected one of tiny" in line) == (1, True)
+    status, line = failing_start(models, "--max-batch-size", "0")
+    assert (status, "expected max_batch_size from 1 to 65535, got 0" in line) == (1, True)
+    truncated = tmp_path / "truncated.onnx"
+    truncated.write_bytes(tiny_model().SerializeToString()[:-50])
+    status, line = failing_start(str(truncated))
+    assert (status, "model truncated, version 1: truncated.onnx: expected" in line) == (1, True)

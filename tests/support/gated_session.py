@@ -1,0 +1,68 @@
+"""A Session whose batches wait until they are let go, and which remembers what it was given."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from convscope_server.backend import Float32Array, UInt8Array
+
+
+class GatedSession:
+    """Answers each row with the value of its first pixel, so that order is visible."""
+
+    def __init__(self, *, is_open: bool = True, error: Exception | None = None) -> None:
+        """Begin with the gate open or shut; fail every batch with error if one is given."""
+        self.batches: list[list[int]] = []
+        self.error = error
+        self._gate = threading.Event()
+        if is_open:
+            self._gate.set()
+
+    def open(self) -> None:
+        """Let waiting batches and all later ones go."""
+        self._gate.set()
+
+    def run(self, images: UInt8Array) -> Sequence[Float32Array]:
+        """Note the rows, wait for the gate, answer."""
+        rows = images[:, 0, 0, 0].tolist()
+        self.batches.append(rows)
+        if not self._gate.wait(timeout=30):
+            raise TimeoutError("the test never opened the gate")
+        if self.error:
+            raise self.error
+        return [np.array(rows, np.float32), -np.array(rows, np.float32)]
+
+
+class Log:
+    """An Observer that keeps what it was told."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.queue: tuple[int, int] = (0, 0)
+        self.largest_queue_rows = 0
+        self.batch_sizes: list[int] = []
+        self.drops: list[tuple[str, int]] = []
+        self.waited = 0
+
+    def queue_changed(self, rows: int, size_bytes: int) -> None:
+        """Keep the last and the largest."""
+        self.queue = (rows, size_bytes)
+        self.largest_queue_rows = max(self.largest_queue_rows, rows)
+
+    def batch_done(self, rows: int, compute_s: float) -> None:
+        """Keep the size."""
+        self.batch_sizes.append(rows)
+
+    def queued(self, queue_s: float) -> None:
+        """Count it."""
+        self.waited += 1
+
+    def dropped(self, reason: str, rows: int) -> None:
+        """Keep it."""
+        self.drops.append((reason, rows))
+
+
+def images(*values: int) -> UInt8Array:
+    """Rows of one pixel each, (N, 1, 1, 3), that hold these values."""
+    return np.repeat(np.array(values, np.uint8), 3).reshape(-1, 1, 1, 3)

@@ -179,6 +179,7 @@ class Server:
             model_file = await asyncio.to_thread(ModelFile.load, source.path)
             backend = OrtBackend(
                 model_file,
+                device=config.device,
                 max_batch_size=config.max_batch_size,
                 thread_count=config.thread_count or available_cpu_count(),
             )

@@ -15,6 +15,12 @@ import click
 )
 @click.argument("models", type=click.Path(path_type=Path), required=False)
 @click.option("--default-model", default="", help="Answers requests that name no model.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    help="Where models run; one that is not there is an error, never the other.",
+)
 @click.option("--host", default="127.0.0.1", help="Address to listen on for gRPC.")
 @click.option("--port", default=8001, help="Port for gRPC; 0 takes a free one.")
 @click.option("--metrics-host", default="127.0.0.1", help="Address to listen on for HTTP.")

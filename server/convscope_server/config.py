@@ -22,6 +22,7 @@ class ServerConfig:
     Attributes:
         models: A folder in the layout <name>/<version>/model.onnx, or one .onnx file.
         default_model: Answers requests that name no model; empty: the only model there is.
+        device: Where models run: "cpu" or "cuda"; one that is not there is an error.
         host, port: Where gRPC listens; port 0 takes a free one.
         metrics_host, metrics_port: Where HTTP listens.
         max_batch_size: Most rows of one batch.
@@ -36,6 +37,7 @@ class ServerConfig:
 
     models: Path
     default_model: str = ""
+    device: str = "cpu"
     host: str = "127.0.0.1"
     port: int = 8001
     metrics_host: str = "127.0.0.1"

@@ -10,15 +10,23 @@ import numpy as np
 import onnxruntime as ort
 
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ModelInfo, UInt8Array
-from convscope_server.errors import BackendFailure
+from convscope_server.errors import BackendFailure, StartupError
 from convscope_server.model_file import ModelFile
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OrtSession:
     """One onnxruntime.InferenceSession with the outputs that one set of taps needs."""
 
     def __init__(
-        self, model: bytes, input_name: str, tensors: tuple[str, ...], thread_count: int
+        self,
+        model: bytes,
+        input_name: str,
+        tensors: tuple[str, ...],
+        *,
+        provider: str,
+        thread_count: int,
     ) -> None:
         """Compile the model for these outputs.
 
@@ -37,9 +45,13 @@ class OrtSession:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(model, options, providers=[provider])
         except Exception as error:  # pybind raises many unrelated classes here
-            raise BackendFailure(f"ONNX Runtime cannot load the model: {error}") from error
+            raise BackendFailure(f"ONNX Runtime cannot load it: {_first_line(error)}") from error
+        # Where a provider's libraries are missing, ONNX Runtime silently takes the CPU.
+        self._session.disable_fallback()
+        if self._session.get_providers()[0] != provider:
+            raise BackendFailure(f"ONNX Runtime cannot load the libraries of {provider}")
 
     def run(self, images: UInt8Array) -> Sequence[Float32Array]:
         """Compute one batch; see backend.Session."""
@@ -48,23 +60,35 @@ class OrtSession:
                 self._outputs, {self._input_name: images}
             )
         except Exception as error:
-            raise BackendFailure(f"ONNX Runtime failed: {error}") from error
+            raise BackendFailure(f"ONNX Runtime failed: {_first_line(error)}") from error
         return outputs
 
 
 class OrtBackend:
     """One model in ONNX Runtime."""
 
-    execution_provider = "CPUExecutionProvider"
-
-    def __init__(self, model_file: ModelFile, *, max_batch_size: int, thread_count: int) -> None:
+    def __init__(
+        self, model_file: ModelFile, *, device: str, max_batch_size: int, thread_count: int
+    ) -> None:
         """Keep what every session of the model is built from.
 
         Args:
             model_file: The checked model.
+            device: "cpu" or "cuda".
             max_batch_size: Largest batch that will come, in rows.
             thread_count: Threads that one run may use.
+
+        Raises:
+            StartupError: ONNX Runtime has no such device here.
         """
+        self.execution_provider = _PROVIDERS[device]
+        available = ort.get_available_providers()
+        if self.execution_provider not in available:
+            raise StartupError(
+                f"expected ONNX Runtime with {self.execution_provider} for --device {device}, got "
+                f"{', '.join(available)}: in an environment without convscope[server], "
+                'pip install "convscope[gpu]"'
+            )
         self._model_file = model_file
         self._thread_count = thread_count
         # 1, 2, 4, … and the largest batch itself.
@@ -79,10 +103,18 @@ class OrtBackend:
     def build_session(self, tensors: tuple[str, ...]) -> OrtSession:
         """A new session, warmed; see backend.Backend."""
         session = OrtSession(
-            self._model_file.serialize(tensors), self.info.input_name, tensors, self._thread_count
+            self._model_file.serialize(tensors),
+            self.info.input_name,
+            tensors,
+            provider=self.execution_provider,
+            thread_count=self._thread_count,
         )
         # The first caller of a tapped session waits for it: warm only the ends of the ladder.
         step = len(self._batch_sizes) - 1 if tensors else 1
         for batch_size in self._batch_sizes[:: max(1, step)]:
             session.run(np.zeros((batch_size, self.info.height, self.info.width, 3), np.uint8))
         return session
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,6 +1,7 @@
 """HTTP for Prometheus and for probes: /metrics, /healthz, /readyz."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -46,7 +47,11 @@ class HttpServer:
         """
         try:
             self._server = make_server(
-                host, port, self._answer, server_class=ThreadingWSGIServer, handler_class=_Quiet
+                host,
+                port,
+                self._answer,
+                server_class=_Ipv6Server if ":" in host else ThreadingWSGIServer,
+                handler_class=_Quiet,
             )
         except OSError as error:
             raise StartupError(
@@ -87,6 +92,10 @@ class HttpServer:
         except (FutureTimeoutError, RuntimeError):  # RuntimeError: the loop is closed
             return False
         return True
+
+
+class _Ipv6Server(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):

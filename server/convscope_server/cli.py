@@ -13,7 +13,9 @@ import click
         "show_default": True,
     }
 )
-@click.argument("models", type=click.Path(path_type=Path), required=False)
+@click.argument(
+    "models", type=click.Path(path_type=Path), required=False, envvar="CONVSCOPE_MODELS"
+)
 @click.option("--default-model", default="", help="Answers requests that name no model.")
 @click.option(
     "--device",
@@ -59,8 +61,9 @@ def serve(models: Path | None, log_level: str, **settings: Any) -> None:
     """Serve MODELS over gRPC until SIGTERM or Ctrl-C.
 
     MODELS is a folder with NAME/VERSION/model.onnx, or one .onnx file; without
-    it, the models that come with convscope are served. Every flag can also be
-    set by the environment: --max-batch-size by CONVSCOPE_MAX_BATCH_SIZE.
+    it, the models that come with convscope are served. Everything can also be
+    set by the environment: MODELS by CONVSCOPE_MODELS, --max-batch-size by
+    CONVSCOPE_MAX_BATCH_SIZE.
     """
     # Here, not above: --help works without the server's packages.
     import asyncio

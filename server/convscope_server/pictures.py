@@ -20,14 +20,17 @@ def decode_all(
     """Decode pictures into one array, uint8, (N, height, width, 3), RGB, 0-255.
 
     Raises:
-        InvalidRequest: One of them cannot be decoded; the message says which.
+        InvalidRequest: One of them cannot be decoded; of several, the message says which,
+            counted from 0.
     """
     images = np.empty((len(pictures), height, width, 3), np.uint8)
     for index, picture in enumerate(pictures):
         try:
             images[index] = decode(picture, height, width, max_pixels=max_pixels)
         except InvalidRequest as error:
-            raise InvalidRequest(f"picture {index}: {error}") from error
+            if len(pictures) == 1:
+                raise
+            raise InvalidRequest(f"picture {index} of {len(pictures)}: {error}") from error
     return images
 
 

@@ -108,10 +108,11 @@ def test_without_arguments_the_shipped_model_is_served() -> None:
 def test_every_flag_can_come_from_the_environment(
     models: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CONVSCOPE_MODELS", models)
     monkeypatch.setenv("CONVSCOPE_MAX_BATCH_SIZE", "3")
-    with server_process(models) as server, grpc.insecure_channel(server.address) as channel:
+    with server_process() as server, grpc.insecure_channel(server.address) as channel:
         model = pb_grpc.ClassifierStub(channel).GetModel(pb.GetModelRequest(), timeout=10).model
-        assert model.max_batch_size == 3
+        assert (model.name, model.max_batch_size) == ("tiny", 3)
 
 
 def failing_start(*arguments: str) -> tuple[int, str]:

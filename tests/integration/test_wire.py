@@ -237,7 +237,7 @@ def test_a_foreign_model_is_served_with_indices_and_tensor_names(
         (
             pb.ClassifyRequest(encoded=pb.EncodedImages(images=[b"no picture"])),
             "INVALID_ARGUMENT",
-            "picture 0: expected a JPEG, PNG, WebP, GIF or BMP file, got 10 bytes",
+            "expected a JPEG, PNG, WebP, GIF or BMP file, got 10 bytes",
         ),
         (
             pb.ClassifyRequest(pixels=to_tensor(np.zeros((1, 8, 8, 3), np.uint8))),

@@ -1,0 +1,1 @@
+"""The convscope command and the sub-commands that need only the client."""

@@ -1,0 +1,151 @@
+"""convscope describe: a model as the table that a lecturer would draw."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from convscope_client.cli.failure import reported
+from convscope_client.cli.options import (
+    SETTINGS,
+    address_option,
+    json_option,
+    model_version_option,
+    timeout_option,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from convscope_client.models import Model
+
+# Activations are float32.
+_ACTIVATION_BYTES = 4
+# Between columns, in characters, beside the one that the table itself needs.
+_GAPS = (2, 1, 0)
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("model", default="", metavar="[MODEL]")
+@json_option
+@model_version_option
+@address_option
+@timeout_option()
+def describe(model: str, as_json: bool, model_version: str, address: str, timeout_s: float) -> None:
+    """Show what a MODEL of the server is made of; without a name, its default model.
+
+    Layer by layer: the output volume (width, height, depth), weights, biases,
+    multiply-adds and the memory of the activations for one image. Then what it was
+    trained on, how accurate it is, and where it runs.
+    """
+    from convscope_client.client import Client
+
+    with reported(), Client(address) as client:
+        described = client.describe(model, model_version, timeout_s=timeout_s)
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        click.echo(json.dumps(asdict(described), ensure_ascii=False, indent=2))
+    else:
+        _show(described)
+
+
+def _show(model: "Model") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    state = model.state + (f": {model.state_reason}" if model.state_reason else "")
+    console.print(Text.assemble((f"{model.name} {model.version}", "bold"), (f"  {state}", "dim")))
+    for line in (model.description, model.architecture):
+        if line:
+            console.print(Text(line))
+    console.print()
+    # The roomiest table that the terminal can take.
+    tables = [_layers(model, gap) for gap in _GAPS]
+    unbounded = console.options.update_width(10_000)
+    widths = [console.measure(table, options=unbounded).maximum for table in tables]
+    fitting = (table for table, width in zip(tables, widths, strict=True) if width <= console.width)
+    console.print(next(fitting, tables[-1]))
+    console.print()
+    facts = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    for name, fact in _facts(model):
+        facts.add_row(Text(name, "dim"), Text(fact))
+    console.print(facts)
+
+
+def _layers(model: "Model", gap: int) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from convscope_client.models import Volume
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        show_footer=True,
+        header_style="dim",
+        footer_style="bold",
+    )
+    shape = model.input
+    volumes = [layer.volume for layer in model.layers]
+    activations = sum(volume.activation_count for volume in volumes)
+    total_weights = sum(layer.weight_count for layer in model.layers)
+    total_biases = sum(layer.bias_count for layer in model.layers)
+    table.add_column("layer", "total", no_wrap=True)
+    table.add_column("", overflow="fold")
+    table.add_column("output", justify="right", no_wrap=True)
+    table.add_column("weights", _number(total_weights), justify="right", no_wrap=True)
+    table.add_column("biases", _number(total_biases), justify="right", no_wrap=True)
+    table.add_column(
+        "multiply-adds", _number(model.multiply_add_count), justify="right", no_wrap=True
+    )
+    table.add_column("memory", _memory(activations), justify="right", no_wrap=True)
+    table.add_row("input", "", str(Volume(shape.channels, shape.height, shape.width)))
+    for layer in model.layers:
+        table.add_row(
+            Text(layer.name, "bold"),
+            Text(layer.notation or layer.kind),
+            str(layer.volume),
+            _number(layer.weight_count),
+            _number(layer.bias_count),
+            _number(layer.multiply_add_count),
+            _memory(layer.volume.activation_count),
+        )
+    return table
+
+
+def _facts(model: "Model") -> list[tuple[str, str]]:
+    accuracy = ""
+    if model.accuracy is not None:
+        accuracy = f"{model.accuracy:.2%}, top-1 by a single forward pass"
+        accuracy += f", on {model.accuracy_data}" if model.accuracy_data else ""
+    facts = [
+        ("labels", ", ".join(model.labels) if len(model.labels) <= 20 else _many(model.labels)),
+        ("parameters", f"{model.parameter_count:,}" if model.parameter_count else ""),
+        ("trained on", model.training_data),
+        ("accuracy", accuracy),
+        ("runs on", f"{model.execution_provider}, up to {model.max_batch_size} images at once"),
+    ]
+    return [(name, fact) for name, fact in facts if fact]
+
+
+def _many(labels: tuple[str, ...]) -> str:
+    return f"{len(labels):,}: {', '.join(labels[:8])}, ..."
+
+
+def _number(count: int) -> str:
+    return f"{count:,}" if count else "-"
+
+
+def _memory(activation_count: int) -> str:
+    size = float(activation_count * _ACTIVATION_BYTES)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.2f} GiB"

@@ -1,0 +1,116 @@
+"""What may be passed as an image, and what travels."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convscope_client import InvalidRequest
+from convscope_client.images import read_images
+
+
+def png(size: tuple[int, int] = (4, 2), mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_files_travel_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png())
+
+    assert read_images(path) == read_images(str(path)) == read_images(png()) == [png()]
+    assert read_images([path, bytearray(png()), memoryview(png())]) == [png()] * 3
+
+
+def test_arrays_travel_as_pixels() -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    one, several, listed = read_images(image), read_images(image[None]), read_images((image, image))
+
+    assert isinstance(one, np.ndarray)
+    assert isinstance(listed, np.ndarray)
+    np.testing.assert_array_equal(one, image[None], strict=True)
+    np.testing.assert_array_equal(several, image[None], strict=True)
+    np.testing.assert_array_equal(listed, np.stack([image, image]), strict=True)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "YCbCr", "F"])
+def test_pil_images_travel_as_png(mode: str) -> None:
+    image = Image.new(mode, (4, 2))
+
+    (content,) = read_images(image)
+
+    with Image.open(io.BytesIO(bytes(content))) as sent:
+        assert sent.format == "PNG"
+        assert sent.size == (4, 2)
+
+
+def test_a_pil_image_keeps_its_pixels_and_its_transparency() -> None:
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 40))
+
+    (content,) = read_images(image)
+
+    with Image.open(io.BytesIO(bytes(content))) as sent:
+        assert sent.convert("RGBA").getpixel((1, 0)) == (10, 20, 30, 40)
+
+
+def test_a_pil_image_is_turned_upright() -> None:
+    image = Image.new("RGB", (4, 2))
+    image.getexif()[0x0112] = 6  # a quarter turn
+
+    (content,) = read_images(image)
+
+    with Image.open(io.BytesIO(bytes(content))) as sent:
+        assert sent.size == (2, 4)
+        assert sent.getexif().get(0x0112, 1) == 1
+
+
+def test_a_broken_pil_image_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(png((64, 64))[:-30])
+    with (
+        Image.open(tmp_path / "cut.png") as image,
+        pytest.raises(InvalidRequest, match="expected a PIL image with pixels"),
+    ):
+        read_images(image)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "expected at least one image, got an empty list"),
+        (b"", "expected the bytes of a picture file, got 0 bytes"),
+        ([b"x", b""], "image 1: expected the bytes of a picture file, got 0 bytes"),
+        ("no/such.jpg", "got no/such.jpg: no such file or directory"),
+        ([b"x", "no/such.jpg"], "image 1: expected a readable picture file, got no/such.jpg"),
+        ("nul\0.jpg", "expected a path"),
+        (".", r"got \.: is a directory"),
+        (None, "expected a path, .*, got NoneType"),
+        ([b"x", 3], "image 1: expected a path, .*, got int"),
+        (np.zeros((2, 2, 3), np.float32), r"\(N, H, W, 3\), got float32 \(2, 2, 3\)"),
+        (np.zeros((3, 2, 2), np.uint8), r"\(N, H, W, 3\), got uint8 \(3, 2, 2\)"),
+        (np.zeros((2, 2), np.uint8), r"got uint8 \(2, 2\)"),
+        (np.zeros((0, 2, 2, 3), np.uint8), r"expected at least one pixel, got .*\(0, 2, 2, 3\)"),
+        ([np.zeros((2, 2, 3), np.uint8), b"x"], "expected all images as arrays or none, got 1 of"),
+        (
+            [np.zeros((2, 2, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)],
+            r"image 1: expected uint8 \(2, 2, 3\) as all of a list, got uint8 \(2, 4, 3\)",
+        ),
+        (
+            [np.zeros((1, 2, 2, 3), np.uint8)],
+            r"image 0: expected uint8 \(H, W, 3\) as all of a list, got uint8 \(1, 2, 2, 3\)",
+        ),
+    ],
+)
+def test_what_is_no_image_is_one_clear_line(images: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        read_images(images)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(InvalidRequest, match=r"empty\.jpg: 0 bytes"):
+        read_images(tmp_path / "empty.jpg")

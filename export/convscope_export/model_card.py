@@ -1,0 +1,231 @@
+"""The Markdown card that lies beside a model, made from the model's own metadata."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from convscope_export.cifar10 import VALIDATION_IMAGES
+from convscope_export.presets import PRESETS
+
+
+def card(metadata: Mapping[str, Any], size_bytes: int) -> str:
+    """Markdown text of a model's card.
+
+    Args:
+        metadata: All of docs/model-file.md's keys, without prefix.
+        size_bytes: Of the ONNX file.
+    """
+    sections = (
+        _summary(metadata, size_bytes),
+        _layers(metadata),
+        _data(metadata),
+        _accuracy(metadata),
+        _use(metadata),
+        _reproduce(metadata),
+        _verification(metadata),
+    )
+    return "\n\n".join("\n".join(section) for section in sections) + "\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int) -> list[str]:
+    """Markdown table whose columns from `numbers_from` on stand to the right."""
+    rules = ["---" if column < numbers_from else "---:" for column in range(len(header))]
+    return [f"| {' | '.join(row)} |" for row in (header, rules, *rows)]
+
+
+def _summary(metadata: Mapping[str, Any], size_bytes: int) -> list[str]:
+    accuracy = metadata["accuracy"]
+    parameters = sum(layer["weights"] + layer["biases"] for layer in metadata["layers"])
+    multiply_adds = sum(layer["multiply_adds"] for layer in metadata["layers"])
+    entry = metadata["input"]
+    return [
+        f"# {metadata['name']}",
+        "",
+        "<!-- Written by convscope export from the model's metadata: change it there. -->",
+        "",
+        f"{metadata['description']}.",
+        "",
+        f"    {metadata['architecture']}",
+        "",
+        *_table(
+            ("", ""),
+            (
+                ("top-1 accuracy", f"{accuracy['top1']:.2%} ({_accuracy_basis(accuracy)})"),
+                ("parameters", f"{parameters:,}"),
+                ("multiply-adds for one picture", f"{multiply_adds:,}"),
+                ("file", f"{size_bytes:,} bytes, ONNX, {_precision(metadata)}"),
+                (
+                    "input",
+                    f"`{entry['name']}`, {entry['dtype']}, "
+                    f"`(N, {entry['height']}, {entry['width']}, {entry['channels']})`, "
+                    f"{entry['color']}, {entry['range'][0]}-{entry['range'][1]}; "
+                    "normalised inside the graph",
+                ),
+                (
+                    "outputs",
+                    f"`scores` and `probabilities`, float32, `(N, {len(metadata['labels'])})`",
+                ),
+                ("labels", ", ".join(metadata["labels"])),
+            ),
+            numbers_from=2,
+        ),
+    ]
+
+
+def _precision(metadata: Mapping[str, Any]) -> str:
+    return "float32" if metadata["quantization"] is None else "quantised"
+
+
+def _accuracy_basis(accuracy: Mapping[str, Any]) -> str:
+    return f"{accuracy['data']}, {accuracy['images']:,} images, {accuracy['method']}"
+
+
+def _layers(metadata: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            f"`{layer['name']}`",
+            layer["notation"],
+            "{width}x{height}x{depth}".format(**layer["volume"]),
+            *(f"{layer[key]:,}" for key in ("weights", "biases", "multiply_adds")),
+        )
+        for layer in metadata["layers"]
+    ]
+    totals = (
+        f"**{sum(layer[key] for layer in metadata['layers']):,}**"
+        for key in ("weights", "biases", "multiply_adds")
+    )
+    last = metadata["layers"][-1]
+    return [
+        "## Layers",
+        "",
+        "Every layer can be asked for by its name as a feature map "
+        f"(`{last['name']}` is the tensor `{last['tensor']}`). Volumes are width x height x depth.",
+        "",
+        *_table(
+            ("layer", "notation", "output volume", "weights", "biases", "multiply-adds"),
+            [*rows, ("**total**", "", "", *totals)],
+            numbers_from=2,
+        ),
+    ]
+
+
+def _data(metadata: Mapping[str, Any]) -> list[str]:
+    data = metadata["training_data"]
+    mean, std = (
+        ", ".join(f"{value:.4f}" for value in metadata["normalization"][key])
+        for key in ("mean", "std")
+    )
+    return [
+        "## Data",
+        "",
+        f"**{data['name']}**: {data['description']}.",
+        "",
+        f"Trained on {data['train_images']:,} images of the training split; its last "
+        f"{data['validation_images']:,} were held out to choose the recipe. The test split was "
+        "read once, after the training.",
+        "",
+        f"Pixels are scaled to 0-1 and normalised with mean ({mean}) and standard deviation "
+        f"({std}), the channel statistics of the official training images.",
+        "",
+        f"SHA-256 of the six `.bin` files one after the other: `{data['sha256']}`",
+    ]
+
+
+def _accuracy(metadata: Mapping[str, Any]) -> list[str]:
+    accuracy, training = metadata["accuracy"], metadata["training"]
+    warning = (
+        []
+        if metadata["training_data"]["official"]
+        else ["", "These are not accuracies on the official CIFAR-10 pixels; see Data."]
+    )
+    return [
+        "## Accuracy",
+        "",
+        f"Top-1 **{accuracy['top1']:.2%}** on {_accuracy_basis(accuracy)}. On the held-out part "
+        f"of the training split {training['validation_accuracy']:.2%}; on the augmented training "
+        f"images {training['train_accuracy']:.2%}.",
+        *warning,
+        "",
+        *_table(
+            ("class", "top-1"),
+            [
+                (label, "-" if value is None else f"{value:.1%}")
+                for label, value in accuracy["per_class"].items()
+            ],
+            numbers_from=1,
+        ),
+    ]
+
+
+def _use(metadata: Mapping[str, Any]) -> list[str]:
+    entry = metadata["input"]
+    return [
+        "## Intended use and limits",
+        "",
+        "For trying convscope out, for tests, and for looking at what each layer of a ConvNet "
+        "does to a picture. Not for decisions that matter to anybody.",
+        "",
+        f"- It knows {len(metadata['labels'])} classes and answers one of them to any picture at "
+        "all; its probabilities are not calibrated.",
+        f"- It sees {entry['width']}x{entry['height']} pixels. Larger pictures are shrunk first "
+        "and look unlike the ones it was trained on, so the accuracy above does not carry over.",
+        "- CIFAR-10's pictures, and whatever is biased about them, are all that it has seen.",
+    ]
+
+
+def _reproduce(metadata: Mapping[str, Any]) -> list[str]:
+    name, data = metadata["name"], metadata["training_data"]
+    training, versions = metadata["training"], metadata["training"]["versions"]
+    options = [name]
+    preset = PRESETS.get(name)
+    if preset is None or preset.recipe.epochs != metadata["recipe"]["epochs"]:
+        options.append(f"--epochs {metadata['recipe']['epochs']}")
+    if data["train_images"] != 50_000 - VALIDATION_IMAGES:
+        options.append(f"--train-images {data['train_images']}")
+    if metadata["seed"] != 0:
+        options.append(f"--seed {metadata['seed']}")
+    recipe = ", ".join(
+        f"{key.replace('_', ' ')} {_plain(v)}" for key, v in metadata["recipe"].items()
+    )
+    return [
+        "## Reproduce",
+        "",
+        "```",
+        f"convscope train {' '.join(options)} --data DIR -o runs/{name}",
+        f"convscope export runs/{name} -o models/{name}/1/model.onnx",
+        f"convscope verify models/{name}/1/model.onnx --run runs/{name}",
+        "```",
+        "",
+        "`DIR` holds CIFAR-10 in its binary layout; without `--data` the official archive is "
+        "downloaded.",
+        "",
+        f"Recipe: AdamW; {recipe}; seed {metadata['seed']}. The training took "
+        f"{training['seconds']:.0f} s on {training['device']} with {training['threads']} threads, "
+        f"Python {versions.get('python', '?')} and torch {versions.get('torch', '?')}. The same "
+        "seed gives the same weights on the same machine with as many threads; elsewhere the "
+        "last bits differ, and so do a few hundredths of the accuracy.",
+        "",
+        f"Exported at revision {metadata['git_revision'] or 'unknown'}.",
+    ]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _verification(metadata: Mapping[str, Any]) -> list[str]:
+    found = metadata["verification"]
+    batches = ", ".join(map(str, found["batches"]))
+    return [
+        "## Verification",
+        "",
+        f"ONNX Runtime against PyTorch for batches of {batches}, largest absolute difference; "
+        f"tolerance {found['atol']:g}.",
+        "",
+        *_table(
+            ("tensor", "max abs diff"),
+            [(f"`{name}`", f"{value:.1e}") for name, value in found["max_abs_diff"].items()],
+            numbers_from=1,
+        ),
+    ]

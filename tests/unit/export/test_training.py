@@ -1,0 +1,166 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_cifar import QUICK, SMALL, Recorder, pictures
+
+from convscope_export.checkpoint import CheckpointMismatchError, load
+from convscope_export.cifar10 import LABELS
+from convscope_export.training import (
+    DivergedError,
+    Trained,
+    Training,
+    TrainingError,
+    learning_rate,
+)
+
+TRAINING = Training(
+    architecture=SMALL,
+    recipe=QUICK,
+    seed=7,
+    train=pictures(430, side=8, seed=1),
+    validation=pictures(100, side=8, seed=2),
+    labels=LABELS,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+    data_sha256="0" * 64,
+)
+
+
+def weights(trained: Trained) -> dict[str, torch.Tensor]:
+    return dict(trained.network.state_dict())
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_learns_and_tells_how_it_goes(tmp_path: Path) -> None:
+    recorder = Recorder()
+    trained = TRAINING.run(tmp_path / "checkpoint.pt", recorder)
+    assert recorder.starts == [(0, 3, 430)]
+    # 430 images are 21 batches of 20: the loss is looked at after 20 and at the end.
+    assert [images for images, _, _ in recorder.steps] == [400, 420] * 3
+    assert recorder.epochs == trained.curve
+    assert [point.epoch for point in trained.curve] == [1, 2, 3]
+    assert trained.curve[-1].loss < trained.curve[0].loss
+    assert trained.curve[-1].validation_accuracy > 0.9
+    assert 0 <= trained.curve[0].train_accuracy < trained.curve[-1].train_accuracy <= 1
+    assert trained.seconds > 0
+    assert not trained.network.training
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = TRAINING.run(tmp_path / "whole.pt", Recorder())
+    for epoch in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            TRAINING.run(tmp_path / "stopped.pt", Recorder(stop_after=epoch))
+        assert load(tmp_path / "stopped.pt").epoch == epoch
+    recorder = Recorder()
+    resumed = TRAINING.run(tmp_path / "stopped.pt", recorder)
+    assert recorder.starts == [(2, 3, 430)]
+    assert same(weights(resumed), weights(whole))
+    assert [(p.loss, p.validation_accuracy) for p in resumed.curve] == [
+        (p.loss, p.validation_accuracy) for p in whole.curve
+    ]
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_does(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = TRAINING.run(tmp_path / "first.pt", Recorder())
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = TRAINING.run(tmp_path / "second.pt", Recorder())
+    assert torch.equal(torch.get_rng_state(), before)
+    other = dataclasses.replace(TRAINING, seed=8).run(tmp_path / "other.pt", Recorder())
+    assert same(weights(first), weights(second))
+    assert not same(weights(first), weights(other))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_finished_training_is_not_trained_further(tmp_path: Path) -> None:
+    first = TRAINING.run(tmp_path / "checkpoint.pt", Recorder())
+    recorder = Recorder()
+    again = TRAINING.run(tmp_path / "checkpoint.pt", recorder)
+    assert recorder.starts == [(3, 3, 430)]
+    assert recorder.epochs == []
+    assert same(weights(first), weights(again))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 8}, "seed: expected 8, got 7"),
+        ({"data_sha256": "f" * 64}, "data: expected ffff"),
+        ({"recipe": dataclasses.replace(QUICK, shift=0)}, "recipe: expected .*'shift': 0"),
+        ({"train": TRAINING.train[:400]}, "train images: expected 400, got 430"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(KeyboardInterrupt):
+        TRAINING.run(path, Recorder(stop_after=1))
+    before = path.read_bytes()
+    with pytest.raises(CheckpointMismatchError, match=message):
+        dataclasses.replace(TRAINING, **change).run(path, Recorder())  # type: ignore[arg-type]
+    assert path.read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    wild = dataclasses.replace(TRAINING, recipe=dataclasses.replace(QUICK, learning_rate=1e36))
+    with pytest.raises(DivergedError, match=r"the loss became (nan|inf) in epoch 1 .* nothing is"):
+        wild.run(path, Recorder())
+    assert not path.exists()
+
+    with pytest.raises(KeyboardInterrupt):
+        TRAINING.run(path, Recorder(stop_after=2))
+    good = load(path)
+    # The same checkpoint with weights so large that the next epoch overflows.
+    huge = {name: tensor * 1e30 for name, tensor in good.weights.items()}
+    dataclasses.replace(good, weights=huge).save(path)
+    before = path.read_bytes()
+    with pytest.raises(
+        DivergedError, match=r"in epoch 3 .* the checkpoint of epoch 2 is kept; lower"
+    ):
+        TRAINING.run(path, Recorder())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+    recipe = dataclasses.replace(QUICK, learning_rate=2.0, warmup=0.2)
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
+    assert rates.index(max(rates)) == 20
+    assert rates[20] == 2.0
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert 0 < rates[0] < 0.1
+    assert 0 < rates[-1] < 0.03
+    assert learning_rate(dataclasses.replace(recipe, warmup=0.0), 0, 100) == 2.0
+
+
+def test_fewer_images_than_a_batch_are_an_error(tmp_path: Path) -> None:
+    few = dataclasses.replace(TRAINING, train=TRAINING.train[:19])
+    with pytest.raises(TrainingError, match=r"expected at least a batch of 20 .*, got 19"):
+        few.run(tmp_path / "checkpoint.pt", Recorder())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="expected a CUDA device, torch sees none"):
+        TRAINING.run(tmp_path / "checkpoint.pt", Recorder(), device="cuda")
+
+
+def test_one_step_lowers_the_loss_on_its_own_batch(tmp_path: Path) -> None:
+    batch = dataclasses.replace(
+        TRAINING,
+        train=TRAINING.train[:20],
+        recipe=dataclasses.replace(QUICK, epochs=10, flip=False, shift=0, learning_rate=1e-3),
+    )
+    curve = batch.run(tmp_path / "checkpoint.pt", Recorder()).curve
+    losses = [point.loss for point in curve]
+    assert losses == sorted(losses, reverse=True)

@@ -165,7 +165,7 @@ def _use(metadata: Mapping[str, Any]) -> list[str]:
         "does to a picture. Not for decisions that matter to anybody.",
         "",
         f"- It knows {len(metadata['labels'])} classes and answers one of them to any picture at "
-        "all; its probabilities are not calibrated.",
+        "all; its probabilities were never calibrated.",
         f"- It sees {entry['width']}x{entry['height']} pixels. Larger pictures are shrunk first "
         "and look unlike the ones it was trained on, so the accuracy above does not carry over.",
         "- CIFAR-10's pictures, and whatever is biased about them, are all that it has seen.",
@@ -201,8 +201,8 @@ def _reproduce(metadata: Mapping[str, Any]) -> list[str]:
         f"Recipe: AdamW; {recipe}; seed {metadata['seed']}. The training took "
         f"{training['seconds']:.0f} s on {training['device']} with {training['threads']} threads, "
         f"Python {versions.get('python', '?')} and torch {versions.get('torch', '?')}. The same "
-        "seed gives the same weights on the same machine with as many threads; elsewhere the "
-        "last bits differ, and so do a few hundredths of the accuracy.",
+        "seed gives the same weights on the same machine with as many threads; elsewhere they, and "
+        "with them the accuracy, come out slightly different.",
         "",
         f"Exported at revision {metadata['git_revision'] or 'unknown'}.",
     ]

@@ -13,17 +13,13 @@ from prometheus_client import (
 )
 
 from convscope_server.config import ServerConfig
-from convscope_server.cpu import available_cpu_count
 from convscope_server.dispatch import Dispatcher
 from convscope_server.errors import ServerError, StartupError
 from convscope_server.http import HttpServer
 from convscope_server.lifecycle import Lifecycle, Phase
-from convscope_server.metrics import Metrics, ModelMetrics
-from convscope_server.model_file import ModelFile
-from convscope_server.ort_backend import OrtBackend
-from convscope_server.repository import Models, ModelSource, find_models
-from convscope_server.scheduler import Scheduler
-from convscope_server.served_model import ServedModel
+from convscope_server.loading import load_model
+from convscope_server.metrics import Metrics
+from convscope_server.repository import Models, find_models
 from convscope_server.servicers import classifier, health, reflection
 from convscope_server.transports.grpcio import GrpcioTransport
 
@@ -126,7 +122,7 @@ class Server:
         self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
         sources = await asyncio.to_thread(find_models, config.models)
         for source in sources:
-            self._models.add(await self._load(source))
+            self._models.add(await load_model(source, config, self._metrics))
         if config.default_model:
             try:
                 self._models.get(config.default_model, "")
@@ -171,44 +167,3 @@ class Server:
         await asyncio.to_thread(self._http.stop)
         if served:
             log.info("stopped")
-
-    async def _load(self, source: ModelSource) -> ServedModel:
-        config = self._config
-        started_s = time.perf_counter()
-        try:
-            model_file = await asyncio.to_thread(ModelFile.load, source.path)
-            backend = OrtBackend(
-                model_file,
-                device=config.device,
-                max_batch_size=config.max_batch_size,
-                thread_count=config.thread_count or available_cpu_count(),
-            )
-            lean = await asyncio.to_thread(backend.build_session, ())
-        except ServerError as error:
-            raise StartupError(f"model {source.name}, version {source.version}: {error}") from error
-        metrics = ModelMetrics(self._metrics, source.name, source.version, backend.info)
-        load_s = time.perf_counter() - started_s
-        labels = (source.name, source.version)
-        self._metrics.model_load_seconds.labels(*labels).set(load_s)
-        self._metrics.model_info.labels(*labels, backend.execution_provider).set(1)
-        log.info(
-            "model %s, version %s: loaded and warmed in %.2f s on %s",
-            source.name,
-            source.version,
-            load_s,
-            backend.execution_provider,
-        )
-        scheduler = Scheduler(
-            max_batch_size=config.max_batch_size,
-            max_queue_rows=config.max_queue_rows,
-            max_queue_bytes=config.max_queue_bytes,
-            observer=metrics,
-        )
-        return ServedModel(
-            source.name,
-            source.version,
-            backend=backend,
-            lean=lean,
-            scheduler=scheduler,
-            metrics=metrics,
-        )

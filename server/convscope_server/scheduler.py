@@ -2,11 +2,13 @@
 
 A batch is cut as soon as a worker is free and holds all that is waiting for the
 same session, up to max_batch_size rows; there is no timer. Knows neither gRPC
-nor ONNX Runtime. Everything but Session.run happens on one event loop.
+nor ONNX Runtime. Everything happens on one event loop, but for Session.run of
+models that take long enough to be worth a thread.
 """
 
 import asyncio
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +27,8 @@ from convscope_server.errors import (
     Overloaded,
     ServerError,
 )
+
+log = logging.getLogger(__name__)
 
 Arrays = Sequence[Float32Array]
 
@@ -106,6 +110,7 @@ class Scheduler:
         max_queue_bytes: int,
         observer: Observer,
         worker_count: int = 1,
+        inline: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with an empty queue.
@@ -115,7 +120,9 @@ class Scheduler:
             max_queue_rows: Most rows that wait; more are refused.
             max_queue_bytes: Most bytes of images that wait; more are refused.
             observer: Told of what happens.
-            worker_count: Batches that are computed at a time.
+            worker_count: Batches that are computed at a time, each in a thread.
+            inline: Compute on the event loop instead, one batch a turn of it: for
+                models that are done before another thread would have woken up.
             clock: Seconds, as deadlines are written in.
         """
         self._max_batch_size = max_batch_size
@@ -123,6 +130,8 @@ class Scheduler:
         self._max_queue_bytes = max_queue_bytes
         self._observer = observer
         self._clock = clock
+        self._inline = inline
+        # Starts no thread before the first batch.
         self._executor = ThreadPoolExecutor(worker_count, thread_name_prefix="convscope-batch")
         self._free_workers = worker_count
         self._batches: set[asyncio.Task[None]] = set()
@@ -132,6 +141,7 @@ class Scheduler:
         self._queued_rows = 0
         self._queued_bytes = 0
         self._row_s = 0.0  # what a row took in the last batch
+        self._wakes = False
         self._closed = False
 
     async def submit(
@@ -166,7 +176,7 @@ class Scheduler:
         )
         self._queues.setdefault(session, deque()).append(request)
         self._count(request, len(images))
-        self._start_batches()
+        self._wake()
         try:
             return await request.done
         except asyncio.CancelledError:
@@ -203,10 +213,23 @@ class Scheduler:
                 retry_after_ms=max(1, round(1000 * self._row_s * self._queued_rows)),
             )
 
+    def _wake(self) -> None:
+        """Cut batches once everything that the event loop has at hand has joined the queue."""
+        if not self._wakes:
+            self._wakes = True
+            asyncio.get_running_loop().call_soon(self._start_batches)
+
     def _start_batches(self) -> None:
+        self._wakes = False
+        if self._inline:
+            if batch := self._cut_batch():
+                self._compute_here(batch)
+            if self._queues:
+                self._wake()
+            return
         while self._free_workers and (batch := self._cut_batch()):
             self._free_workers -= 1
-            task = asyncio.get_running_loop().create_task(self._compute(batch))
+            task = asyncio.get_running_loop().create_task(self._compute_in_thread(batch))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
 
@@ -249,28 +272,32 @@ class Scheduler:
                 return batch
         return []
 
-    async def _compute(self, batch: list[_Slice]) -> None:
-        rows = sum(len(piece.images) for piece in batch)
+    async def _compute_in_thread(self, batch: list[_Slice]) -> None:
         started_s = self._clock()
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
             outputs = await loop.run_in_executor(self._executor, _run, batch)
-            compute_s = self._clock() - started_s
-            self._row_s = compute_s / rows
-            self._observer.batch_done(rows, compute_s)
-            self._hand_out(batch, outputs, rows, compute_s)
-        except ServerError as error:
-            for piece in batch:
-                self._fail(piece.request, error, "failed")
-        except Exception as error:  # a defect of a session must not hang its callers
-            for piece in batch:
-                self._fail(piece.request, BackendFailure(f"the batch failed: {error}"), "failed")
-            raise
+        except Exception as error:
+            self._fail_batch(batch, error)
+        else:
+            self._hand_out(batch, outputs, self._clock() - started_s)
         finally:
             self._free_workers += 1
-            self._start_batches()
+            self._wake()
 
-    def _hand_out(self, batch: list[_Slice], outputs: Arrays, rows: int, compute_s: float) -> None:
+    def _compute_here(self, batch: list[_Slice]) -> None:
+        started_s = self._clock()
+        try:
+            outputs = _run(batch)
+        except Exception as error:
+            self._fail_batch(batch, error)
+        else:
+            self._hand_out(batch, outputs, self._clock() - started_s)
+
+    def _hand_out(self, batch: list[_Slice], outputs: Arrays, compute_s: float) -> None:
+        rows = sum(len(piece.images) for piece in batch)
+        self._row_s = compute_s / rows
+        self._observer.batch_done(rows, compute_s)
         first = 0
         for piece in batch:
             last = first + len(piece.images)
@@ -282,6 +309,13 @@ class Scheduler:
             first = last
             if not request.waiting_rows and not request.running and not request.done.done():
                 request.done.set_result(_computed(request))
+
+    def _fail_batch(self, batch: list[_Slice], error: Exception) -> None:
+        if not isinstance(error, ServerError):  # a defect of a session must not hang its callers
+            log.error("a session failed as none should; this is a bug", exc_info=error)
+            error = BackendFailure("the batch failed; the server's log has the details")
+        for piece in batch:
+            self._fail(piece.request, error, "failed")
 
     def _drop(self, request: _Request, reason: str) -> None:
         """Let go of the rows that still wait; the queue skips the request when it gets there."""

@@ -303,15 +303,11 @@ def test_malformed_bytes_are_invalid_and_the_server_lives_on(channel: grpc.Chann
 
 
 def test_a_deadline_that_cannot_be_kept_is_told_as_such(stub: pb_grpc.ClassifierStub) -> None:
-    code, _ = failure_with_timeout(stub, 1e-5)
-    assert code == "DEADLINE_EXCEEDED"
-
-
-def failure_with_timeout(stub: pb_grpc.ClassifierStub, timeout_s: float) -> tuple[str, str]:
+    request = pb.ClassifyRequest(pixels=to_tensor(random_images(4096)))
     with pytest.raises(grpc.RpcError) as info:
-        stub.Classify(pb.ClassifyRequest(pixels=to_tensor(random_images(1))), timeout=timeout_s)
+        stub.Classify(request, timeout=0.001)  # its answer alone takes longer to write
     assert isinstance(info.value, grpc.Call)
-    return info.value.code().name, info.value.details() or ""
+    assert info.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def test_a_model_is_described_whole_and_all_are_listed_in_short(

@@ -32,10 +32,15 @@ wishes = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
-@given(wishes=wishes, max_batch_size=st.integers(1, 16), worker_count=st.integers(1, 3))
+@settings(deadline=None, max_examples=100)
+@given(
+    wishes=wishes,
+    max_batch_size=st.integers(1, 16),
+    worker_count=st.integers(1, 3),
+    inline=st.booleans(),
+)
 def test_every_request_is_answered_once_with_its_own_rows_in_order(
-    wishes: list[Wish], max_batch_size: int, worker_count: int
+    wishes: list[Wish], max_batch_size: int, worker_count: int, inline: bool
 ) -> None:
     # Session 3 always fails: its requests must fail, and disturb nobody else.
     sessions = [GatedSession(), GatedSession(), GatedSession()]
@@ -49,6 +54,7 @@ def test_every_request_is_answered_once_with_its_own_rows_in_order(
             max_queue_bytes=10_000_000,
             observer=log,
             worker_count=worker_count,
+            inline=inline,
         )
         tasks = []
         for index, wish in enumerate(wishes):

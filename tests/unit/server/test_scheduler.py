@@ -86,6 +86,52 @@ def test_a_request_larger_than_a_batch_is_split_and_comes_back_in_order() -> Non
     asyncio.run(scenario())
 
 
+def test_inline_batches_hold_all_that_came_in_the_same_turn_of_the_event_loop() -> None:
+    async def scenario() -> None:
+        session, other = GatedSession(), GatedSession()
+        async with scheduling(inline=True) as scheduler:
+            results = await asyncio.gather(
+                *(scheduler.submit(images(value), session) for value in range(10)),
+                scheduler.submit(images(20), other),
+            )
+        assert session.batches == [list(range(8)), [8, 9]]
+        assert other.batches == [[20]]
+        assert [values(result) for result in results] == [[value] for value in range(10)] + [[20]]
+
+    asyncio.run(scenario())
+
+
+def test_the_event_loop_turns_between_inline_batches() -> None:
+    async def scenario() -> None:
+        session = GatedSession()
+        async with scheduling(inline=True) as scheduler:
+            long = asyncio.create_task(scheduler.submit(images(*range(80)), session))
+            turns = 0
+            while not long.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns >= 10
+            assert values(await long) == list(range(80))
+
+    asyncio.run(scenario())
+
+
+def test_an_inline_batch_that_fails_fails_only_its_requests() -> None:
+    async def scenario() -> None:
+        bad, good = GatedSession(error=ValueError("a defect")), GatedSession()
+        async with scheduling(inline=True) as scheduler:
+            results = await asyncio.gather(
+                scheduler.submit(images(1), bad),
+                scheduler.submit(images(2), good),
+                return_exceptions=True,
+            )
+        assert isinstance(results[0], BackendFailure)
+        assert "defect" not in str(results[0])  # that is for the log
+        assert isinstance(results[1], Computed)
+
+    asyncio.run(scenario())
+
+
 def test_several_workers_may_finish_in_any_order() -> None:
     async def scenario() -> None:
         session = GatedSession()

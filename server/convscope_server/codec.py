@@ -9,9 +9,9 @@ from google.protobuf.message import DecodeError, Message
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server.backend import Float32Array, ModelInfo, UInt8Array
+from convscope_server.batch_queue import Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MapAnswer, MapRequest, Reduction
-from convscope_server.scheduler import Computed
 
 DEFAULT_TOP_K = 5
 

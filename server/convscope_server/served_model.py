@@ -4,8 +4,9 @@ import asyncio
 from collections import OrderedDict
 
 from convscope_server.backend import Backend, ModelInfo, Session, UInt8Array
+from convscope_server.batch_queue import Computed
 from convscope_server.metrics import ModelMetrics
-from convscope_server.scheduler import Computed, Scheduler
+from convscope_server.scheduler import Scheduler
 
 # Sets of layers whose sessions are kept, the last asked for. Each session holds
 # its own copy of the weights.

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.gated_session import GatedSession, Log, images
 
+from convscope_server.batch_queue import Computed
 from convscope_server.errors import BackendFailure
-from convscope_server.scheduler import Computed, Scheduler
+from convscope_server.scheduler import Scheduler
 
 
 @dataclass(frozen=True)

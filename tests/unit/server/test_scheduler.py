@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from support.gated_session import GatedSession, Log, images
 
+from convscope_server.batch_queue import Computed
 from convscope_server.errors import (
     BackendFailure,
     DeadlineExceeded,
@@ -13,7 +14,7 @@ from convscope_server.errors import (
     NotReady,
     Overloaded,
 )
-from convscope_server.scheduler import Computed, Scheduler
+from convscope_server.scheduler import Scheduler
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint type contracts proto models docker clean
+.PHONY: help serve test test-slow lint type contracts proto clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,7 +20,7 @@ serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped m
 test: $(VENV)/.dev lint type contracts  ## install everything the tests need, then run them all
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
 
-test-slow: $(VENV)/.dev  ## the tests that take minutes
+test-slow: $(VENV)/.dev  ## the tests that take minutes or a tool (the Docker image: see tests/docker)
 	$(BIN)/python -m pytest -m "slow" $(ARGS)
 
 lint: $(VENV)/.dev

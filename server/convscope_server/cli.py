@@ -1,5 +1,7 @@
 """convscope serve: flags and environment to a ServerConfig, errors to exit codes."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,10 @@ def serve(models: Path | None, log_level: str, **settings: Any) -> None:
     set by the environment: MODELS by CONVSCOPE_MODELS, --max-batch-size by
     CONVSCOPE_MAX_BATCH_SIZE.
     """
+    # As process 1 of a container, signals without a handler are lost, and what follows
+    # takes some tenths of a second.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
     # Here, not above: --help works without the server's packages.
     import asyncio
 

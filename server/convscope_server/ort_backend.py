@@ -107,6 +107,9 @@ class OrtBackend:
                 f"{', '.join(available)}: in an environment without convscope[server], "
                 'pip install "convscope[gpu]"'
             )
+        if device == "cuda":
+            # The wheel names CUDA's libraries but not where pip put them.
+            ort.preload_dlls()
         self._model_file = model_file
         self.thread_count = thread_count
         # 1, 2, 4, … and the largest batch itself.

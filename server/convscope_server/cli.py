@@ -1,5 +1,6 @@
 """convscope serve: flags and environment to a ServerConfig, errors to exit codes."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -70,6 +71,10 @@ def serve(models: Path | None, log_level: str, **settings: Any) -> None:
     # As process 1 of a container, signals without a handler are lost, and what follows
     # takes some tenths of a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    # gRPC's core writes lines of its own to standard error, such as one for a taken
+    # port beside ours; it reads this when it is first imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     # Here, not above: --help works without the server's packages.
     import asyncio

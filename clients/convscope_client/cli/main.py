@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from convscope_client.cli.failure import Failure
 from convscope_client.exit_codes import ExitCode
 
 _GROUP = "convscope.commands"
@@ -48,9 +49,10 @@ class _EntryPointGroup(click.Group):
                 # One of our own modules that is missing is a defect, not a missing extra.
                 if entry_point.extras and not missing.startswith("convscope_"):
                     extras = ",".join(entry_point.extras)
-                    raise click.UsageError(
+                    raise Failure(
                         f"convscope {name} needs the package {missing}, which is not installed: "
-                        f'pip install "convscope[{extras}]"'
+                        f'pip install "convscope[{extras}]"',
+                        ExitCode.USAGE,
                     ) from error
             raise
 

@@ -122,14 +122,13 @@ class BatchQueue:
         """Whether anything is left to cut."""
         return bool(self._queues)
 
-    def add(self, request: Request) -> None:
-        """Let a request wait.
+    def check_room(self, rows: int, size_bytes: int) -> None:
+        """Whether a request of this size could join now.
 
         Raises:
             Overloaded: The queue is full.
             InvalidRequest: There are more rows than the queue can ever hold.
         """
-        rows, size_bytes = request.waiting_rows, request.waiting_bytes
         if rows > self._max_rows or size_bytes > self._max_bytes:
             raise InvalidRequest(
                 f"expected at most {self._max_rows} images and {self._max_bytes} bytes of pixels "
@@ -141,6 +140,11 @@ class BatchQueue:
                 f"and {rows} more came; try again later",
                 retry_after_ms=max(1, round(1000 * self.row_s * self._rows)),
             )
+
+    def add(self, request: Request) -> None:
+        """Let a request wait; raises what check_room() raises."""
+        rows, size_bytes = request.waiting_rows, request.waiting_bytes
+        self.check_room(rows, size_bytes)
         request.sequence = next(self._sequence)
         self._queues.setdefault(request.session, deque()).append(request)
         self._count(rows, size_bytes)

@@ -39,22 +39,29 @@ def find_models(models: Path) -> list[ModelSource]:
         raise StartupError(
             f"expected a folder of models or an .onnx file, found nothing at {models}"
         )
-    found = []
-    for folder in sorted(models.iterdir()):
-        versions = {
-            int(file.parent.name): file
-            for file in folder.glob("*/model.onnx")
-            if file.parent.name.isascii() and file.parent.name.isdigit()
-        }
-        if versions and _NAME.fullmatch(folder.name):
-            latest = max(versions)
-            found.append(ModelSource(folder.name, str(latest), versions[latest]))
+    try:
+        found = [source for folder in sorted(models.iterdir()) for source in _latest(folder)]
+    except OSError as error:
+        raise StartupError(f"the folder {models} cannot be read: {error.strerror}") from error
     if not found:
         raise StartupError(
             "expected models as NAME/VERSION/model.onnx, VERSION a whole number, "
             f"found none in {models}"
         )
     return found
+
+
+def _latest(folder: Path) -> list[ModelSource]:
+    """The latest version in a model's folder; none if it is no such folder."""
+    versions = {
+        int(file.parent.name): file
+        for file in folder.glob("*/model.onnx")
+        if file.parent.name.isascii() and file.parent.name.isdigit()
+    }
+    if not versions or not _NAME.fullmatch(folder.name):
+        return []
+    latest = max(versions)
+    return [ModelSource(folder.name, str(latest), versions[latest])]
 
 
 class Models:

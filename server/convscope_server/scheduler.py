@@ -63,6 +63,10 @@ class Scheduler:
         self._wakes = False
         self._closed = False
 
+    def check_room(self, rows: int, size_bytes: int) -> None:
+        """Whether a request of this size could join the queue now; see BatchQueue.check_room."""
+        self._queue.check_room(rows, size_bytes)
+
     async def submit(
         self, images: UInt8Array, session: Session, *, deadline_s: float | None = None
     ) -> Computed:

@@ -53,6 +53,15 @@ class ServedModel:
         """Where it runs."""
         return self._backend.execution_provider
 
+    def check_room(self, rows: int) -> None:
+        """Whether this many images could be queued now: asked before they are decoded.
+
+        Raises:
+            Overloaded: The queue is full.
+            InvalidRequest: There are more than the queue can ever hold.
+        """
+        self._scheduler.check_room(rows, rows * self.info.image_bytes)
+
     async def compute(
         self, images: UInt8Array, tensors: tuple[str, ...], deadline_s: float | None
     ) -> Computed:

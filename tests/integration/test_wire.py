@@ -290,6 +290,16 @@ def test_bad_requests_get_a_code_and_one_clear_line(
     assert message in details
 
 
+def test_a_flood_of_tiny_pictures_is_refused_before_any_is_decoded(
+    stub: pb_grpc.ClassifierStub,
+) -> None:
+    """Decoded first, a message of a megabyte could fill the memory."""
+    flood = pb.ClassifyRequest(encoded=pb.EncodedImages(images=[b"x"] * 300_000))
+    code, details = failure(stub, flood)
+    assert code == "INVALID_ARGUMENT"
+    assert "expected at most 4096 images" in details
+
+
 def test_malformed_bytes_are_invalid_and_the_server_lives_on(channel: grpc.Channel) -> None:
     call: Callable[..., bytes] = channel.unary_unary("/convscope.v1.Classifier/Classify")
     with pytest.raises(grpc.RpcError) as info:
@@ -341,6 +351,11 @@ def test_health_is_told_for_the_server_its_services_and_models(channel: grpc.Cha
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="absent"), timeout=10)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     watch.cancel()
+    silent: Callable[..., Iterator[bytes]] = channel.stream_stream("/grpc.health.v1.Health/Watch")
+    with pytest.raises(grpc.RpcError) as info:
+        list(silent(iter([]), timeout=10))
+    assert isinstance(info.value, grpc.Call)
+    assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_reflection_tells_a_stranger_how_to_call(channel: grpc.Channel) -> None:

@@ -53,6 +53,7 @@ class ClassifierServicer:
         plan = MapPlan(codec.map_requests(request), model.info)
         try:
             self._check_response_size(rows, plan, model)
+            model.check_room(rows)
             images, decode_s = await self._images(request, model)
             computed = await model.compute(images, plan.tensors, call.deadline_s)
         except Overloaded:

@@ -6,7 +6,7 @@ from grpc_health.v1 import health_pb2
 
 from convscope_server import codec
 from convscope_server.call import Call, Methods, Stream, Unary
-from convscope_server.errors import ServerError, UnknownModel
+from convscope_server.errors import InvalidRequest, ServerError, UnknownModel
 from convscope_server.lifecycle import Lifecycle, Phase
 from convscope_server.repository import Models
 
@@ -37,7 +37,9 @@ class HealthServicer:
 
     async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:
         """Tell a status now and at every change, until the server stops."""
-        message = await anext(messages)
+        message = await anext(messages, None)
+        if message is None:
+            raise InvalidRequest("expected a HealthCheckRequest, got none")
         service = codec.parse(health_pb2.HealthCheckRequest, message).service
         told = None
         while True:

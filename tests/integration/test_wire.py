@@ -171,8 +171,8 @@ def test_more_images_than_a_batch_come_back_whole_and_in_order(
 
 
 def test_many_callers_at_once_each_get_their_own(server: RunningServer) -> None:
+    """Whether callers share a batch is chance here; test_scheduler.py shows that they do."""
     failures: list[str] = []
-    batch_sizes: set[int] = set()
 
     def call(seed: int) -> None:
         with grpc.insecure_channel(server.address) as channel:
@@ -188,7 +188,6 @@ def test_many_callers_at_once_each_get_their_own(server: RunningServer) -> None:
                     ),
                     timeout=30,
                 )
-                batch_sizes.add(response.timings.batch_size)
                 expected = activations(images)
                 if not np.array_equal(from_tensor(response.scores), expected["scores"]):
                     failures.append(f"scores of caller {seed}, round {round_}")
@@ -202,7 +201,6 @@ def test_many_callers_at_once_each_get_their_own(server: RunningServer) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert max(batch_sizes) > 3  # callers did share batches
 
 
 def test_a_foreign_model_is_served_with_indices_and_tensor_names(

@@ -62,9 +62,14 @@ class Server:
                 **reflection.ReflectionServicer(services).methods(),
             },
             self._metrics,
+            max_calls=config.max_concurrent_calls,
         )
         self._transport = GrpcioTransport(
-            self._dispatcher, max_message_bytes=config.max_message_bytes
+            self._dispatcher,
+            max_message_bytes=config.max_message_bytes,
+            max_concurrent_streams=config.max_concurrent_streams,
+            keepalive_time_s=config.keepalive_time_s,
+            keepalive_timeout_s=config.keepalive_timeout_s,
         )
         self._http = HttpServer(
             registry,

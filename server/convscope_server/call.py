@@ -28,9 +28,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A method with one message each way."""
+    """A method with one message each way.
+
+    Attributes:
+        handle: What answers it.
+        unlimited: Answered however many calls there are: a probe that fails under
+            load would have the server restarted when it is needed most.
+    """
 
     handle: Callable[[bytes, Call], Awaitable[bytes]]
+    unlimited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

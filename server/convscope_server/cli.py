@@ -8,6 +8,14 @@ from typing import Any
 
 import click
 
+from convscope_server.config_file import config_text, read_config_file
+
+
+def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        names = [parameter.name or "" for parameter in context.command.params]
+        context.default_map = read_config_file(path, names)
+
 
 @click.command(
     context_settings={
@@ -18,6 +26,14 @@ import click
 )
 @click.argument(
     "models", type=click.Path(path_type=Path), required=False, envvar="CONVSCOPE_MODELS"
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_read_config,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file of settings: max_batch_size = 32. Flags and environment win over it.",
 )
 @click.option("--default-model", default="", help="Answers requests that name no model.")
 @click.option(
@@ -38,7 +54,28 @@ import click
     "--max-queue-bytes", default=256 << 20, help="Most bytes of images that wait for a model."
 )
 @click.option(
+    "--max-queue-delay-ms",
+    default=0.0,
+    help="How long a batch that is not full waits for more images.",
+)
+@click.option(
+    "--max-concurrent-calls",
+    default=10_000,
+    help="Most calls answered at a time; more are refused.",
+)
+@click.option(
+    "--max-concurrent-streams",
+    default=1_000,
+    help="Most calls at a time on one connection; more wait at the client.",
+)
+@click.option(
     "--max-message-bytes", default=64 << 20, help="Largest message, either way; feature maps too."
+)
+@click.option(
+    "--keepalive-time-s", default=60.0, help="A connection that is idle is tried after this long."
+)
+@click.option(
+    "--keepalive-timeout-s", default=20.0, help="And closed if that is not answered in time."
 )
 @click.option(
     "--max-picture-pixels", default=50_000_000, help="Largest picture file decoded, in pixels."
@@ -60,14 +97,31 @@ import click
     default="info",
     help="Least severe log lines to write.",
 )
-def serve(models: Path | None, log_level: str, **settings: Any) -> None:
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print the settings as a file for --config, each with where it is from, and exit.",
+)
+@click.pass_context
+def serve(
+    context: click.Context,
+    /,
+    models: Path | None,
+    log_level: str,
+    print_config: bool,
+    **settings: Any,
+) -> None:
     """Serve MODELS over gRPC until SIGTERM or Ctrl-C.
 
     MODELS is a folder with NAME/VERSION/model.onnx, or one .onnx file; without
     it, the models that come with convscope are served. Everything can also be
     set by the environment: MODELS by CONVSCOPE_MODELS, --max-batch-size by
-    CONVSCOPE_MAX_BATCH_SIZE.
+    CONVSCOPE_MAX_BATCH_SIZE; or by a file, see --config.
     """
+    if print_config:
+        click.echo(config_text(context), nl=False)
+        return
+
     # As process 1 of a container, signals without a handler are lost, and what follows
     # takes some tenths of a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

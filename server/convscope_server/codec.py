@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server.backend import Float32Array, ModelInfo, UInt8Array
-from convscope_server.batch_queue import Computed
+from convscope_server.batch_request import DEFAULT_PRIORITY, PRIORITIES, Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MapAnswer, MapRequest, Reduction
 
@@ -58,6 +58,20 @@ def row_count(request: pb.ClassifyRequest) -> int:
     if not rows:
         raise InvalidRequest("expected at least one image, got none")
     return rows
+
+
+def priority(request: pb.ClassifyRequest) -> int:
+    """The request's level of priority.
+
+    Raises:
+        InvalidRequest: There is no such level.
+    """
+    level = request.priority or DEFAULT_PRIORITY
+    if level not in PRIORITIES:
+        raise InvalidRequest(
+            f"expected a priority from {PRIORITIES[0]} to {PRIORITIES[-1]}, or 0, got {level}"
+        )
+    return level
 
 
 def pixels(tensor: pb.Tensor, info: ModelInfo) -> UInt8Array:

@@ -26,8 +26,14 @@ class ServerConfig:
         host, port: Where gRPC listens; port 0 takes a free one.
         metrics_host, metrics_port: Where HTTP listens.
         max_batch_size: Most rows of one batch.
-        max_queue_rows, max_queue_bytes: Most that waits for one model.
+        max_queue_rows, max_queue_bytes: Most that waits for one model; so also the most
+            that one request may hold.
+        max_queue_delay_ms: How long a batch that is not full waits for more rows.
+        max_concurrent_calls: Most calls that are answered at a time; more are refused.
+        max_concurrent_streams: Most calls at a time on one connection; more wait there.
         max_message_bytes: Largest gRPC message, either way.
+        keepalive_time_s: An idle connection is tried after this long.
+        keepalive_timeout_s: And closed if that is not answered within this.
         max_picture_pixels: Largest picture that is decoded, in pixels.
         thread_count: Threads of one batch; 0: the processors this process may use.
         grace_period_s: After SIGTERM, how long calls are still taken while health
@@ -45,7 +51,12 @@ class ServerConfig:
     max_batch_size: int = 64
     max_queue_rows: int = 4096
     max_queue_bytes: int = 256 << 20
+    max_queue_delay_ms: float = 0.0
+    max_concurrent_calls: int = 10_000
+    max_concurrent_streams: int = 1_000
     max_message_bytes: int = 64 << 20
+    keepalive_time_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
     max_picture_pixels: int = 50_000_000
     thread_count: int = 0
     grace_period_s: float = 2.0
@@ -63,6 +74,11 @@ class ServerConfig:
             "max_batch_size": (self.max_batch_size, 1, 65535),
             "max_queue_rows": (self.max_queue_rows, 1, 1 << 31),
             "max_queue_bytes": (self.max_queue_bytes, 1, 1 << 40),
+            "max_queue_delay_ms": (self.max_queue_delay_ms, 0, 60_000),
+            "max_concurrent_calls": (self.max_concurrent_calls, 1, 1 << 20),
+            "max_concurrent_streams": (self.max_concurrent_streams, 1, 1 << 20),
+            "keepalive_time_s": (self.keepalive_time_s, 1, 86_400),
+            "keepalive_timeout_s": (self.keepalive_timeout_s, 1, 3600),
             # Protobuf's own limit is 2 GiB.
             "max_message_bytes": (self.max_message_bytes, 1024, (1 << 31) - 1),
             "max_picture_pixels": (self.max_picture_pixels, 1, 1 << 31),
@@ -72,4 +88,5 @@ class ServerConfig:
         }
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
-                raise StartupError(f"expected {name} from {low} to {high}, got {value}")
+                flag = name.replace("_", "-")
+                raise StartupError(f"expected --{flag} from {low} to {high}, got {value}")

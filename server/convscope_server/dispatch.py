@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from convscope_server.call import Call, Methods, Stream, Unary
-from convscope_server.errors import DeadlineExceeded, ServerError
+from convscope_server.errors import DeadlineExceeded, Overloaded, ServerError
 from convscope_server.metrics import Metrics, RpcMetrics
 from convscope_server.status import Code, RpcFailure, rpc_failure
 
 log = logging.getLogger(__name__)
+
+# When to come back after a refusal for too many calls: nothing is known of how long they take.
+_RETRY_AFTER_MS = 100
 
 
 class Dispatcher:
@@ -22,10 +25,11 @@ class Dispatcher:
         in_flight: Unary calls that are being answered.
     """
 
-    def __init__(self, methods: Methods, metrics: Metrics) -> None:
-        """Take the servicers' methods."""
+    def __init__(self, methods: Methods, metrics: Metrics, *, max_calls: int) -> None:
+        """Take the servicers' methods; answer at most max_calls unary calls at a time."""
         self.methods = methods
         self.in_flight = 0
+        self._max_calls = max_calls
         self._metrics = {name: _rpc_metrics(metrics, name, methods[name]) for name in methods}
 
     async def unary(self, message: bytes, call: Call) -> bytes:
@@ -39,6 +43,12 @@ class Dispatcher:
         self.in_flight += 1
         try:
             with self._observed(call):
+                if self.in_flight > self._max_calls and not method.unlimited:
+                    raise Overloaded(
+                        f"expected at most {self._max_calls} calls at a time; try again later",
+                        reason="calls",
+                        retry_after_ms=_RETRY_AFTER_MS,
+                    )
                 if call.deadline_s is None:
                     return await method.handle(message, call)
                 try:

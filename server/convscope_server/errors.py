@@ -18,16 +18,18 @@ class UnknownModel(ServerError):  # noqa: N818
 
 
 class Overloaded(ServerError):  # noqa: N818
-    """The queue is full; the same request may succeed later.
+    """Too much is asked for at this moment; the same request may succeed later.
 
     Attributes:
-        retry_after_ms: How long to wait before trying again.
+        reason: In a word, for metrics: "queue_full", "predicted_wait", "calls".
+        retry_after_ms: How long to wait before trying again, at least 1.
     """
 
-    def __init__(self, message: str, *, retry_after_ms: int) -> None:
-        """Keep the message and the hint."""
+    def __init__(self, message: str, *, reason: str, retry_after_ms: int) -> None:
+        """Keep the message, the reason and the hint."""
         super().__init__(message)
-        self.retry_after_ms = retry_after_ms
+        self.reason = reason
+        self.retry_after_ms = max(1, retry_after_ms)
 
 
 class ResponseTooLarge(ServerError):  # noqa: N818

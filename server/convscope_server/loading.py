@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 
+from convscope_server.batch_queue import QueueLimits
 from convscope_server.config import ServerConfig
 from convscope_server.cpu import available_cpu_count
 from convscope_server.errors import ServerError, StartupError
@@ -47,13 +48,13 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
         "run on the event loop" if inline else f"{backend.thread_count} threads a batch",
     )
     model_metrics = ModelMetrics(metrics, source.name, source.version, backend.info)
-    scheduler = Scheduler(
+    limits = QueueLimits(
         max_batch_size=config.max_batch_size,
-        max_queue_rows=config.max_queue_rows,
-        max_queue_bytes=config.max_queue_bytes,
-        observer=model_metrics,
-        inline=inline,
+        max_rows=config.max_queue_rows,
+        max_bytes=config.max_queue_bytes,
+        max_delay_s=config.max_queue_delay_ms / 1000,
     )
+    scheduler = Scheduler(limits, model_metrics, inline=inline, full_batch_s=lean.largest_batch_s)
     return ServedModel(
         source.name,
         source.version,

@@ -99,6 +99,13 @@ class Metrics:
             buckets=_ROWS,
             registry=registry,
         )
+        self.batches_cut = Counter(
+            "convscope_batches_cut_total",
+            "Batches by why they were cut: full; free, a worker was free and took all there "
+            "was; delay, the wait for more rows was over.",
+            (*_MODEL, "reason"),
+            registry=registry,
+        )
         self.queue_rows = Gauge(
             "convscope_queue_rows", "Rows that wait for a batch.", _MODEL, registry=registry
         )
@@ -158,7 +165,11 @@ class ModelMetrics:
         self._queue_bytes = metrics.queue_bytes.labels(**labels)
         self.refused = {
             reason: metrics.refused.labels(**labels, reason=reason)
-            for reason in ("overloaded", "too_large")
+            for reason in ("queue_full", "predicted_wait", "too_large")
+        }
+        self._cut = {
+            reason: metrics.batches_cut.labels(**labels, reason=reason)
+            for reason in ("full", "free", "delay")
         }
         self._dropped = {
             reason: metrics.dropped_rows.labels(**labels, reason=reason)
@@ -176,8 +187,9 @@ class ModelMetrics:
         self._queue_rows.set(rows)
         self._queue_bytes.set(size_bytes)
 
-    def batch_done(self, rows: int, compute_s: float) -> None:
+    def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
         """A batch of this many rows was computed."""
+        self._cut[cut_reason].inc()
         self._batch_size.observe(rows)
         self._compute_seconds.observe(compute_s)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 
 from convscope_server.backend import Backend, ModelInfo, Session, UInt8Array
-from convscope_server.batch_queue import Computed
+from convscope_server.batch_request import DEFAULT_PRIORITY, Computed
 from convscope_server.metrics import ModelMetrics
 from convscope_server.scheduler import Scheduler
 
@@ -53,30 +53,54 @@ class ServedModel:
         """Where it runs."""
         return self._backend.execution_provider
 
-    def check_room(self, rows: int) -> None:
+    def check_room(
+        self,
+        rows: int,
+        tensors: tuple[str, ...],
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        deadline_s: float | None = None,
+    ) -> None:
         """Whether this many images could be queued now: asked before they are decoded.
 
+        The arguments are compute()'s.
+
         Raises:
-            Overloaded: The queue is full.
+            Overloaded: The queue is full, or so long that the deadline would pass in it.
             InvalidRequest: There are more than the queue can ever hold.
         """
-        self._scheduler.check_room(rows, rows * self.info.image_bytes)
+        self._scheduler.check_room(
+            rows,
+            rows * self.info.image_bytes,
+            None if tensors else self._lean,
+            tapped=bool(tensors),
+            priority=priority,
+            deadline_s=deadline_s,
+        )
 
     async def compute(
-        self, images: UInt8Array, tensors: tuple[str, ...], deadline_s: float | None
+        self,
+        images: UInt8Array,
+        tensors: tuple[str, ...],
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        deadline_s: float | None = None,
     ) -> Computed:
         """Scores, probabilities and these tensors for a request's images.
 
         Args:
             images: uint8, (N, H, W, 3), N >= 1, of the model's size.
             tensors: Tensors of the graph to return after the scores and probabilities.
+            priority: 1 to 9, 1 served first.
             deadline_s: When the caller stops waiting, in time.monotonic() seconds.
 
         Raises:
             ServerError: As in Scheduler.submit.
         """
         session = self._lean if not tensors else await self._tapped_session(tensors)
-        return await self._scheduler.submit(images, session, deadline_s=deadline_s)
+        return await self._scheduler.submit(
+            images, session, tapped=bool(tensors), priority=priority, deadline_s=deadline_s
+        )
 
     async def close(self) -> None:
         """Stop computing; what waits fails."""

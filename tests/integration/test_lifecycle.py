@@ -145,7 +145,7 @@ def test_starts_that_must_fail_say_why_in_one_line(models: str, tmp_path: Path) 
     status, line = failing_start(models, "--default-model", "vgg")
     assert (status, "unknown model 'vgg': expected one of tiny" in line) == (1, True)
     status, line = failing_start(models, "--max-batch-size", "0")
-    assert (status, "expected max_batch_size from 1 to 65535, got 0" in line) == (1, True)
+    assert (status, "expected --max-batch-size from 1 to 65535, got 0" in line) == (1, True)
     status, line = failing_start(models, "--device", "cuda")
     assert (status, "expected ONNX Runtime with CUDAExecutionProvider" in line) == (1, True)
     truncated = tmp_path / "truncated.onnx"

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.gated_session import GatedSession, Log, images
 
-from convscope_server.batch_queue import Computed
+from convscope_server.batch_queue import QueueLimits
+from convscope_server.batch_request import Computed
 from convscope_server.errors import BackendFailure
 from convscope_server.scheduler import Scheduler
 
@@ -50,10 +51,8 @@ def test_every_request_is_answered_once_with_its_own_rows_in_order(
 
     async def scenario() -> list[Computed | BaseException]:
         scheduler = Scheduler(
-            max_batch_size=max_batch_size,
-            max_queue_rows=10_000,
-            max_queue_bytes=10_000_000,
-            observer=log,
+            QueueLimits(max_batch_size=max_batch_size, max_rows=10_000, max_bytes=10_000_000),
+            log,
             worker_count=worker_count,
             inline=inline,
         )

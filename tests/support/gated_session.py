@@ -42,6 +42,7 @@ class Log:
         self.queue: tuple[int, int] = (0, 0)
         self.largest_queue_rows = 0
         self.batch_sizes: list[int] = []
+        self.cut_reasons: list[str] = []
         self.drops: list[tuple[str, int]] = []
         self.waited = 0
 
@@ -50,9 +51,10 @@ class Log:
         self.queue = (rows, size_bytes)
         self.largest_queue_rows = max(self.largest_queue_rows, rows)
 
-    def batch_done(self, rows: int, compute_s: float) -> None:
-        """Keep the size."""
+    def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
+        """Keep the size and the reason."""
         self.batch_sizes.append(rows)
+        self.cut_reasons.append(cut_reason)
 
     def queued(self, queue_s: float) -> None:
         """Count it."""

@@ -151,6 +151,7 @@ class ClassifyRequest(_message.Message):
     INCLUDE_SCORES_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
     FEATURE_MAPS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Empty: the server's default model."""
     model_version: _builtins.str
@@ -165,6 +166,11 @@ class ClassifyRequest(_message.Message):
     """Also return every class's score, ClassifyResponse.scores."""
     include_probabilities: _builtins.bool
     """Also return every class's probability, ClassifyResponse.probabilities."""
+    priority: _builtins.int
+    """1 to 9, 1 served first; 0 or unset: the model's default, 5. A level is worth one
+    second of waiting: a request goes before all of the next level that came less
+    than a second earlier, so that none waits for ever.
+    """
     @_builtins.property
     def pixels(self) -> Global___Tensor:
         """Pixels, uint8, shape (N, H, W, 3), RGB, 0-255, with H and W exactly the
@@ -196,10 +202,11 @@ class ClassifyRequest(_message.Message):
         include_scores: _builtins.bool = ...,
         include_probabilities: _builtins.bool = ...,
         feature_maps: _abc.Iterable[Global___FeatureMapRequest] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "encoded", b"encoded", "images", b"images", "pixels", b"pixels", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "encoded", b"encoded", "feature_maps", b"feature_maps", "id", b"id", "images", b"images", "include_probabilities", b"include_probabilities", "include_scores", b"include_scores", "model_name", b"model_name", "model_version", b"model_version", "pixels", b"pixels", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "encoded", b"encoded", "feature_maps", b"feature_maps", "id", b"id", "images", b"images", "include_probabilities", b"include_probabilities", "include_scores", b"include_scores", "model_name", b"model_name", "model_version", b"model_version", "pixels", b"pixels", "priority", b"priority", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015

@@ -41,7 +41,8 @@ class ClassifierStub:
 
     INVALID_ARGUMENT: no image, an unreadable picture, a wrong shape or dtype, an
       unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
-      the queue is full (retry with back-off), or the answer would exceed the
+      the queue is full, or so long that the deadline would pass in it (retry after
+      the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
       server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
       the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
     """
@@ -63,7 +64,8 @@ class ClassifierAsyncStub(ClassifierStub):
 
     INVALID_ARGUMENT: no image, an unreadable picture, a wrong shape or dtype, an
       unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
-      the queue is full (retry with back-off), or the answer would exceed the
+      the queue is full, or so long that the deadline would pass in it (retry after
+      the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
       server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
       the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
     """
@@ -88,7 +90,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: no image, an unreadable picture, a wrong shape or dtype, an
           unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
-          the queue is full (retry with back-off), or the answer would exceed the
+          the queue is full, or so long that the deadline would pass in it (retry after
+          the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
           server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
           the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
         """

@@ -50,14 +50,17 @@ class ClassifierServicer:
         request = codec.parse(pb.ClassifyRequest, message)
         model = self._model(request.model_name, request.model_version)
         rows = codec.row_count(request)
+        priority = codec.priority(request)
         plan = MapPlan(codec.map_requests(request), model.info)
         try:
             self._check_response_size(rows, plan, model)
-            model.check_room(rows)
+            model.check_room(rows, plan.tensors, priority=priority, deadline_s=call.deadline_s)
             images, decode_s = await self._images(request, model)
-            computed = await model.compute(images, plan.tensors, call.deadline_s)
-        except Overloaded:
-            model.metrics.refused["overloaded"].inc()
+            computed = await model.compute(
+                images, plan.tensors, priority=priority, deadline_s=call.deadline_s
+            )
+        except Overloaded as error:
+            model.metrics.refused[error.reason].inc()
             raise
         except ResponseTooLarge:
             model.metrics.refused["too_large"].inc()

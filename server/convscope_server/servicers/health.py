@@ -25,7 +25,10 @@ class HealthServicer:
 
     def methods(self) -> Methods:
         """The service's methods by their full names."""
-        return {f"/{SERVICE}/Check": Unary(self.check), f"/{SERVICE}/Watch": Stream(self.watch)}
+        return {
+            f"/{SERVICE}/Check": Unary(self.check, unlimited=True),
+            f"/{SERVICE}/Watch": Stream(self.watch),
+        }
 
     async def check(self, message: bytes, call: Call) -> bytes:
         """Tell one status; an unknown service is NOT_FOUND, as the protocol says."""

@@ -12,18 +12,36 @@ from convscope_server.dispatch import Dispatcher
 from convscope_server.errors import StartupError
 from convscope_server.status import RpcFailure
 
+_MIN_PING_INTERVAL_MS = 10_000  # the shortest that gRPC's clients allow themselves
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GrpcioTransport:
     """A grpc.aio server."""
 
-    def __init__(self, dispatcher: Dispatcher, *, max_message_bytes: int) -> None:
-        """Make a server; nothing listens yet."""
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        *,
+        max_message_bytes: int,
+        max_concurrent_streams: int,
+        keepalive_time_s: float,
+        keepalive_timeout_s: float,
+    ) -> None:
+        """Make a server; nothing listens yet. The limits are those of config.ServerConfig."""
         self._server = aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_concurrent_streams", max_concurrent_streams),
+                # A client that vanished without a word is noticed, and its calls are cancelled.
+                ("grpc.keepalive_time_ms", round(1000 * keepalive_time_s)),
+                ("grpc.keepalive_timeout_ms", round(1000 * keepalive_timeout_s)),
+                # Clients may ping as often as that too; by default gRPC would close their
+                # connection ("too_many_pings") for one ping within five minutes.
+                ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
                 # On Linux a second server would otherwise share a taken port without a word.
                 ("grpc.so_reuseport", 0),
             ]

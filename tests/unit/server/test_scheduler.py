@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from support.gated_session import GatedSession, Log, images
 
-from convscope_server.batch_queue import Computed
+from convscope_server.batch_queue import QueueLimits
+from convscope_server.batch_request import Computed
 from convscope_server.errors import (
     BackendFailure,
     DeadlineExceeded,
@@ -17,15 +18,17 @@ from convscope_server.errors import (
 from convscope_server.scheduler import Scheduler
 
 
+def new_scheduler(log: Log | None = None, **settings: Any) -> Scheduler:
+    limits: dict[str, Any] = {"max_batch_size": 8, "max_rows": 100, "max_bytes": 10_000}
+    for name in ("max_batch_size", "max_rows", "max_bytes", "max_delay_s"):
+        if name in settings:
+            limits[name] = settings.pop(name)
+    return Scheduler(QueueLimits(**limits), log or Log(), **settings)
+
+
 @asynccontextmanager
 async def scheduling(log: Log | None = None, **settings: Any) -> AsyncIterator[Scheduler]:
-    limits: dict[str, Any] = {
-        "max_batch_size": 8,
-        "max_queue_rows": 100,
-        "max_queue_bytes": 10_000,
-        **settings,
-    }
-    scheduler = Scheduler(observer=log or Log(), **limits)
+    scheduler = new_scheduler(log, **settings)
     try:
         yield scheduler
     finally:
@@ -166,7 +169,7 @@ def test_requests_for_another_session_do_not_share_a_batch_and_are_served_in_tur
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        async with scheduling(log, max_queue_rows=4) as scheduler:
+        async with scheduling(log, max_rows=4) as scheduler:
             running = asyncio.create_task(scheduler.submit(images(1), session))
             await until_waiting(log, 0)
             await asyncio.sleep(0)
@@ -185,7 +188,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
 def test_the_queue_is_bounded_in_bytes_too() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        async with scheduling(log, max_queue_bytes=9) as scheduler:
+        async with scheduling(log, max_bytes=9) as scheduler:
             running = asyncio.create_task(scheduler.submit(images(1), session))
             await until_waiting(log, 0)
             await asyncio.sleep(0)
@@ -201,7 +204,7 @@ def test_the_queue_is_bounded_in_bytes_too() -> None:
 
 def test_a_request_that_can_never_fit_is_invalid_not_overload() -> None:
     async def scenario() -> None:
-        async with scheduling(max_queue_rows=4) as scheduler:
+        async with scheduling(max_rows=4) as scheduler:
             with pytest.raises(InvalidRequest, match=r"at most 4 images .* got 5 images"):
                 await scheduler.submit(images(*range(5)), GatedSession())
 
@@ -235,7 +238,7 @@ def test_a_request_whose_deadline_passed_in_the_queue_never_runs() -> None:
 def test_a_cancelled_request_leaves_the_queue_and_frees_its_room() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        async with scheduling(log, max_queue_rows=2) as scheduler:
+        async with scheduling(log, max_rows=2) as scheduler:
             running = asyncio.create_task(scheduler.submit(images(1), session))
             await until_waiting(log, 0)
             await asyncio.sleep(0)
@@ -275,9 +278,7 @@ def test_a_failing_batch_fails_its_requests_and_no_others() -> None:
 def test_closing_fails_what_waits_and_finishes_what_runs() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        scheduler = Scheduler(
-            max_batch_size=8, max_queue_rows=100, max_queue_bytes=1000, observer=log
-        )
+        scheduler = new_scheduler(log)
         running = asyncio.create_task(scheduler.submit(images(1), session))
         await until_waiting(log, 0)
         await asyncio.sleep(0)

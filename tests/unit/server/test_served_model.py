@@ -8,6 +8,7 @@ from support.gated_session import GatedSession, images
 from support.tiny_models import activations, random_images, tiny_model
 
 from convscope_server.backend import ModelInfo
+from convscope_server.batch_queue import QueueLimits
 from convscope_server.errors import BackendFailure, ModelError
 from convscope_server.metrics import Metrics, ModelMetrics
 from convscope_server.model_file import ModelFile
@@ -43,9 +44,8 @@ class CountingBackend:
 
 def serve(backend: CountingBackend) -> ServedModel:
     metrics = ModelMetrics(Metrics(CollectorRegistry()), "tiny", "1", INFO)
-    scheduler = Scheduler(
-        max_batch_size=8, max_queue_rows=100, max_queue_bytes=10_000, observer=metrics
-    )
+    limits = QueueLimits(max_batch_size=8, max_rows=100, max_bytes=10_000)
+    scheduler = Scheduler(limits, metrics)
     return ServedModel(
         "tiny", "1", backend=backend, lean=GatedSession(), scheduler=scheduler, metrics=metrics
     )
@@ -55,9 +55,9 @@ def test_requests_for_the_same_layers_share_one_session() -> None:
     async def scenario() -> None:
         backend = CountingBackend()
         model = serve(backend)
-        await asyncio.gather(*(model.compute(images(1), ("conv1",), None) for _ in range(5)))
-        await model.compute(images(1), ("conv1",), None)
-        await model.compute(images(1), (), None)
+        await asyncio.gather(*(model.compute(images(1), ("conv1",)) for _ in range(5)))
+        await model.compute(images(1), ("conv1",))
+        await model.compute(images(1), ())
         assert backend.built == [("conv1",)]
         await model.close()
 
@@ -69,8 +69,8 @@ def test_plain_requests_do_not_wait_for_a_session_that_is_being_built() -> None:
         backend = CountingBackend()
         backend.gate.clear()
         model = serve(backend)
-        tapped = asyncio.create_task(model.compute(images(1), ("conv1",), None))
-        computed = await asyncio.wait_for(model.compute(images(2), (), None), 10)
+        tapped = asyncio.create_task(model.compute(images(1), ("conv1",)))
+        computed = await asyncio.wait_for(model.compute(images(2), ()), 10)
         assert computed.outputs[0].tolist() == [2]
         assert not tapped.done()
         backend.gate.set()
@@ -85,8 +85,8 @@ def test_a_caller_who_leaves_does_not_take_the_session_from_the_others() -> None
         backend = CountingBackend()
         backend.gate.clear()
         model = serve(backend)
-        leaving = asyncio.create_task(model.compute(images(1), ("conv1",), None))
-        staying = asyncio.create_task(model.compute(images(2), ("conv1",), None))
+        leaving = asyncio.create_task(model.compute(images(1), ("conv1",)))
+        staying = asyncio.create_task(model.compute(images(2), ("conv1",)))
         while not backend.built:
             await asyncio.sleep(0)
         leaving.cancel()
@@ -104,9 +104,9 @@ def test_a_session_that_cannot_be_built_is_tried_anew_next_time() -> None:
         backend.error = BackendFailure("out of memory")
         model = serve(backend)
         with pytest.raises(BackendFailure):
-            await model.compute(images(1), ("conv1",), None)
+            await model.compute(images(1), ("conv1",))
         backend.error = None
-        await model.compute(images(1), ("conv1",), None)
+        await model.compute(images(1), ("conv1",))
         assert len(backend.built) == 2
         await model.close()
 
@@ -119,10 +119,10 @@ def test_the_sessions_kept_are_bounded_and_the_oldest_goes_first() -> None:
         model = serve(backend)
         sets = [(f"layer{index}",) for index in range(MAX_TAPPED_SESSIONS + 1)]
         for tensors in sets:
-            await model.compute(images(1), tensors, None)
-        await model.compute(images(1), sets[1], None)  # still there
+            await model.compute(images(1), tensors)
+        await model.compute(images(1), sets[1])  # still there
         assert len(backend.built) == len(sets)
-        await model.compute(images(1), sets[0], None)  # gone
+        await model.compute(images(1), sets[0])  # gone
         assert len(backend.built) == len(sets) + 1
         await model.close()
 

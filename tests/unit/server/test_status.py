@@ -26,5 +26,5 @@ def test_the_message_goes_out_unchanged(kind: type[errors.ServerError]) -> None:
 
 
 def test_overload_tells_when_to_come_back() -> None:
-    failure = rpc_failure(errors.Overloaded("full", retry_after_ms=42))
+    failure = rpc_failure(errors.Overloaded("full", reason="queue_full", retry_after_ms=42))
     assert failure.trailers == (("grpc-retry-pushback-ms", "42"),)

@@ -56,6 +56,11 @@ class QueueLimits:
     max_delay_s: float = 0.0
 
 
+def late_or(reason: str, deadline_s: float | None, now_s: float) -> str:
+    """Why rows are dropped: a transport may cancel at the deadline before our own clock does."""
+    return "deadline" if deadline_s is not None and now_s >= deadline_s else reason
+
+
 class BatchQueue:
     """The requests that wait for one model; belongs to one event loop."""
 
@@ -108,6 +113,7 @@ class BatchQueue:
 
         Raises:
             Overloaded: The queue is full, or the wait would be longer.
+            DeadlineExceeded: Nothing is left of wait_s.
             InvalidRequest: There are more rows than the queue can ever hold.
         """
         limits = self._limits
@@ -124,6 +130,8 @@ class BatchQueue:
                 reason="queue_full",
                 retry_after_ms=math.ceil(1000 * all_s),
             )
+        if wait_s <= 0:
+            raise DeadlineExceeded("the deadline passed before the request was queued")
         if session is None or wait_s == math.inf:
             return
         predicted_s = self._predicted_wait_s(session, tapped, priority)
@@ -133,7 +141,7 @@ class BatchQueue:
                 f"{1000 * predicted_s:.0f} ms, and the deadline is in {1000 * wait_s:.0f} ms; "
                 "try again later",
                 reason="predicted_wait",
-                retry_after_ms=math.ceil(1000 * (predicted_s - max(0.0, wait_s))),
+                retry_after_ms=math.ceil(1000 * (predicted_s - wait_s)),
             )
 
     def add(self, request: Request) -> None:
@@ -244,6 +252,8 @@ class BatchQueue:
 
     def _is_wanted(self, request: Request, now_s: float) -> bool:
         if request.done.done():  # cancelled, or failed in another batch
+            # Now, not when its caller's task hears of it: by then the lane may be another.
+            self.drop(request, late_or("cancelled", request.deadline_s, now_s))
             return False
         if request.deadline_s is None or now_s < request.deadline_s:
             return True

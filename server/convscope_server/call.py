@@ -42,9 +42,16 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A method with any number of messages either way."""
+    """A method with any number of messages either way.
+
+    Attributes:
+        handle: What answers it.
+        drains: Whether a server that stops waits for it: it ends by itself soon after
+            the server began to drain.
+    """
 
     handle: Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
+    drains: bool = False
 
 
 # Full method names to what answers them.

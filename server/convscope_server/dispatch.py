@@ -22,7 +22,7 @@ class Dispatcher:
 
     Attributes:
         methods: Full method names to their kinds, for the transport to route by.
-        in_flight: Unary calls that are being answered.
+        in_flight: Calls that a server which stops waits for.
     """
 
     def __init__(self, methods: Methods, metrics: Metrics, *, max_calls: int) -> None:
@@ -53,9 +53,11 @@ class Dispatcher:
                     return await method.handle(message, call)
                 try:
                     # The event loop's clock is time.monotonic, as deadlines are.
-                    async with asyncio.timeout_at(call.deadline_s):
+                    async with asyncio.timeout_at(call.deadline_s) as deadline:
                         return await method.handle(message, call)
                 except TimeoutError:
+                    if not deadline.expired():
+                        raise  # the handler's own
                     raise DeadlineExceeded("the deadline passed before the answer") from None
         finally:
             self.in_flight -= 1
@@ -68,9 +70,13 @@ class Dispatcher:
         """
         method = self.methods[call.method]
         assert isinstance(method, Stream)  # noqa: S101
-        with self._observed(call):
-            async for answer in method.handle(messages, call):
-                yield answer
+        self.in_flight += method.drains
+        try:
+            with self._observed(call):
+                async for answer in method.handle(messages, call):
+                    yield answer
+        finally:
+            self.in_flight -= method.drains
 
     @contextmanager
     def _observed(self, call: Call) -> Iterator[None]:
@@ -81,24 +87,29 @@ class Dispatcher:
         try:
             yield
             code = Code.OK
-        except ServerError as error:
-            failure = rpc_failure(error)
-            code = failure.code
-            if code is Code.INTERNAL:
-                log.error("%s failed: %s", call.method, error)
-            raise failure from error
         except (asyncio.CancelledError, GeneratorExit):
             # A transport may cancel at the deadline before our own clock does.
             late = call.deadline_s is not None and time.monotonic() >= call.deadline_s
             code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
             raise
         except Exception as error:
-            # A defect: the caller learns no details, the log has them all.
-            log.exception("%s failed; this is a bug", call.method)
-            code = Code.INTERNAL
-            raise RpcFailure(code, "internal error; the server's log has the details") from error
+            failure = failure_of(error, call.method)
+            code = failure.code
+            raise failure from error
         finally:
             metrics.handled(code.name, time.monotonic() - started_s)
+
+
+def failure_of(error: Exception, method: str) -> RpcFailure:
+    """How a call, or a message of a stream, that raised this ends; logs what is our own fault."""
+    if isinstance(error, ServerError):
+        failure = rpc_failure(error)
+        if failure.code is Code.INTERNAL:
+            log.error("%s failed: %s", method, error)
+        return failure
+    # A defect: the caller learns no details, the log has them all.
+    log.error("%s failed; this is a bug", method, exc_info=error)
+    return RpcFailure(Code.INTERNAL, "internal error; the server's log has the details")
 
 
 def _rpc_metrics(metrics: Metrics, name: str, method: Unary | Stream) -> RpcMetrics:

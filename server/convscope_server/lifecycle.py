@@ -37,6 +37,11 @@ class Lifecycle:
         while self.phase is phase:
             await self._changed.wait()
 
+    async def no_longer_takes_requests(self) -> None:
+        """Wait until the server drains."""
+        while self.phase.value < Phase.DRAINING.value:
+            await self._changed.wait()
+
     @property
     def takes_requests(self) -> bool:
         """Whether a new request is answered."""

@@ -16,7 +16,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import numpy as np
 
 from convscope_server.backend import Session, UInt8Array
-from convscope_server.batch_queue import BatchQueue, Observer, QueueLimits
+from convscope_server.batch_queue import BatchQueue, Observer, QueueLimits, late_or
 from convscope_server.batch_request import DEFAULT_PRIORITY, Arrays, Batch, Computed, Request
 from convscope_server.errors import BackendFailure, NotReady, ServerError
 
@@ -134,8 +134,7 @@ class Scheduler:
         except asyncio.CancelledError:
             if done.done() and not done.cancelled():
                 done.exception()  # nobody is left to hear it: say that it was heard
-            late = deadline_s is not None and self._clock() >= deadline_s
-            self._queue.drop(request, "deadline" if late else "cancelled")
+            self._queue.drop(request, late_or("cancelled", deadline_s, self._clock()))
             raise
 
     async def close(self) -> None:
@@ -144,7 +143,7 @@ class Scheduler:
         self._queue.fail_all(NotReady("the model is being unloaded; try again"))
         if self._alarm:
             self._alarm.cancel()
-        await asyncio.gather(*self._batches)
+        await asyncio.gather(*self._batches, return_exceptions=True)
         self._executor.shutdown()
 
     def _wake(self) -> None:
@@ -217,21 +216,33 @@ class Scheduler:
             request.running -= 1
             first = last
             if not request.waiting_rows and not request.running and not request.done.done():
-                request.done.set_result(_computed(request))
+                try:
+                    request.done.set_result(_computed(request))
+                except Exception as error:  # such as MemoryError: the others have their answers
+                    self._fail_one(request, error)
 
     def _fail(self, batch: Batch, error: Exception, compute_s: float) -> None:
         self._queue.charge(batch, compute_s)
-        if not isinstance(error, ServerError):  # a defect of a session must not hang its callers
-            log.error("a session failed as none should; this is a bug", exc_info=error)
-            error = BackendFailure("the batch failed; the server's log has the details")
         for piece in batch.slices:
-            self._queue.fail(piece.request, error)
+            self._fail_one(piece.request, error)
+
+    def _fail_one(self, request: Request, error: Exception) -> None:
+        if not isinstance(error, ServerError):  # a defect must not hang the callers
+            log.error("a batch failed as none should; this is a bug", exc_info=error)
+            error = BackendFailure("the batch failed; the server's log has the details")
+        self._queue.fail(request, error)
 
 
 def _run(batch: Batch) -> Arrays:
     pieces = [piece.images for piece in batch.slices]
     images = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    return batch.session.run(images)
+    outputs = batch.session.run(images)
+    if any(len(output) != len(images) for output in outputs):
+        raise BackendFailure(
+            f"expected {len(images)} rows of every output, got "
+            f"{', '.join(str(len(output)) for output in outputs)}"
+        )
+    return outputs
 
 
 def _computed(request: Request) -> Computed:

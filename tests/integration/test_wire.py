@@ -361,7 +361,8 @@ def test_reflection_tells_a_stranger_how_to_call(channel: grpc.Channel) -> None:
     assert "convscope.v1.Classifier" in database.get_services()
     pool = DescriptorPool(database)
     service = pool.FindServiceByName("convscope.v1.Classifier")
-    assert [method.name for method in service.methods] == ["Classify", "GetModel", "ListModels"]
+    methods = [method.name for method in service.methods]
+    assert methods == ["Classify", "ClassifyStream", "GetModel", "ListModels"]
     assert pool.FindMessageTypeByName("convscope.v1.ClassifyRequest").fields_by_name["top_k"]
 
 

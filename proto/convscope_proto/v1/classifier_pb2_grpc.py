@@ -40,6 +40,11 @@ class ClassifierStub(object):
                 request_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/convscope.v1.Classifier/ClassifyStream',
+                request_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/convscope.v1.Classifier/GetModel',
                 request_serializer=convscope__proto_dot_v1_dot_classifier__pb2.GetModelRequest.SerializeToString,
@@ -71,6 +76,18 @@ class ClassifierServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies a stream of requests: one answer each, in the order of the requests. A
+        request that fails has its error in its answer, and the stream goes on. The
+        server works on several requests of a stream at a time, and reads no further
+        while the caller does not read its answers. Ends with UNAVAILABLE when the
+        server drains: what it had read by then is answered, the rest may be sent to
+        another server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """Describes one model: labels, input, layers with their volumes, and the
         story of its training.
@@ -93,6 +110,11 @@ def add_ClassifierServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.FromString,
                     response_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -133,6 +155,33 @@ class Classifier(object):
             '/convscope.v1.Classifier/Classify',
             convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
             convscope__proto_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/convscope.v1.Classifier/ClassifyStream',
+            convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+            convscope__proto_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

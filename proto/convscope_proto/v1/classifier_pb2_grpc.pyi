@@ -46,6 +46,14 @@ class ClassifierStub:
       server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
       the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
     """
+    ClassifyStream: _grpc.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]
+    """Classifies a stream of requests: one answer each, in the order of the requests. A
+    request that fails has its error in its answer, and the stream goes on. The
+    server works on several requests of a stream at a time, and reads no further
+    while the caller does not read its answers. Ends with UNAVAILABLE when the
+    server drains: what it had read by then is answered, the rest may be sent to
+    another server.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]
     """Describes one model: labels, input, layers with their volumes, and the
     story of its training.
@@ -68,6 +76,14 @@ class ClassifierAsyncStub(ClassifierStub):
       the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
       server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
       the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+    """
+    ClassifyStream: _aio.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]  # type: ignore[assignment]
+    """Classifies a stream of requests: one answer each, in the order of the requests. A
+    request that fails has its error in its answer, and the stream goes on. The
+    server works on several requests of a stream at a time, and reads no further
+    while the caller does not read its answers. Ends with UNAVAILABLE when the
+    server drains: what it had read by then is answered, the rest may be sent to
+    another server.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one model: labels, input, layers with their volumes, and the
@@ -94,6 +110,20 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
           the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
           server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
           the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+        """
+
+    @_abc_1.abstractmethod
+    def ClassifyStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_classifier_pb2.ClassifyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_classifier_pb2.ClassifyStreamResponse], _abc.AsyncIterator[_classifier_pb2.ClassifyStreamResponse]]:
+        """Classifies a stream of requests: one answer each, in the order of the requests. A
+        request that fails has its error in its answer, and the stream goes on. The
+        server works on several requests of a stream at a time, and reads no further
+        while the caller does not read its answers. Ends with UNAVAILABLE when the
+        server drains: what it had read by then is answered, the rest may be sent to
+        another server.
         """
 
     @_abc_1.abstractmethod

@@ -2,16 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 
 from convscope_proto.tensors import to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server import codec
 from convscope_server.backend import PROBABILITIES, SCORES, UInt8Array
-from convscope_server.call import Call, Methods, Unary
+from convscope_server.call import Call, Methods, Stream, Unary
+from convscope_server.dispatch import failure_of
 from convscope_server.errors import NotReady, Overloaded, ResponseTooLarge
 from convscope_server.feature_maps import MapPlan
 from convscope_server.lifecycle import Lifecycle, Phase
 from convscope_server.pictures import decode_all
+from convscope_server.pipeline import Pipeline
 from convscope_server.repository import Models
 from convscope_server.served_model import ServedModel
 
@@ -41,14 +44,54 @@ class ClassifierServicer:
         """The service's methods by their full names."""
         return {
             f"/{SERVICE}/Classify": Unary(self.classify),
+            f"/{SERVICE}/ClassifyStream": Stream(self.classify_stream, drains=True),
             f"/{SERVICE}/GetModel": Unary(self.get_model),
             f"/{SERVICE}/ListModels": Unary(self.list_models),
         }
 
     async def classify(self, message: bytes, call: Call) -> bytes:
         """Classify; see classifier.proto."""
-        request = codec.parse(pb.ClassifyRequest, message)
-        model = self._model(request.model_name, request.model_version)
+        self._check_phase()
+        response = pb.ClassifyResponse()
+        await self._classify(codec.parse(pb.ClassifyRequest, message), response, call)
+        return response.SerializeToString()
+
+    async def classify_stream(
+        self, messages: AsyncIterator[bytes], call: Call
+    ) -> AsyncIterator[bytes]:
+        """Classify each message of a stream; see classifier.proto."""
+        self._check_phase()
+
+        async def answer(message: bytes) -> bytes:
+            request = pb.ClassifyRequest()
+            answered = pb.ClassifyStreamResponse()
+            try:
+                request = codec.parse(pb.ClassifyRequest, message)
+                await self._classify(request, answered.response, call)
+            except Exception as error:
+                failure = failure_of(error, call.method)
+                answered.error.id = request.id
+                answered.error.code = failure.code
+                answered.error.message = failure.message
+                answered.error.retry_after_ms = failure.retry_after_ms
+            return answered.SerializeToString()
+
+        pipeline = Pipeline(
+            answer,
+            max_messages=2 * self._max_batch_size,  # one batch that runs, one that gathers
+            max_bytes=self._max_message_bytes,
+        )
+        draining = self._lifecycle.no_longer_takes_requests()
+        async for message in pipeline.run(messages, until=draining):
+            yield message
+        if not self._lifecycle.takes_requests:
+            raise NotReady("the server is shutting down; send the rest to another one")
+
+    async def _classify(
+        self, request: pb.ClassifyRequest, response: pb.ClassifyResponse, call: Call
+    ) -> None:
+        """Classify the request's images into the response."""
+        model = self._models.get(request.model_name, request.model_version)
         rows = codec.row_count(request)
         priority = codec.priority(request)
         plan = MapPlan(codec.map_requests(request), model.info)
@@ -67,12 +110,10 @@ class ClassifierServicer:
             raise
         outputs = dict(zip((SCORES, PROBABILITIES, *plan.tensors), computed.outputs, strict=True))
         scores, probabilities = outputs[SCORES], outputs[PROBABILITIES]
-        response = pb.ClassifyResponse(
-            model_name=model.name,
-            model_version=model.version,
-            id=request.id,
-            timings=codec.timings(computed, decode_s),
-        )
+        response.model_name = model.name
+        response.model_version = model.version
+        response.id = request.id
+        response.timings.CopyFrom(codec.timings(computed, decode_s))
         top_k = request.top_k if request.HasField("top_k") else codec.DEFAULT_TOP_K
         if top_k:
             response.classifications.extend(
@@ -87,12 +128,12 @@ class ClassifierServicer:
             model.metrics.feature_map_requests.inc()
             model.metrics.feature_map_bytes.inc(plan.response_bytes(rows))
         model.metrics.classified(probabilities)
-        return response.SerializeToString()
 
     async def get_model(self, message: bytes, call: Call) -> bytes:
         """Describe one model."""
+        self._check_phase()
         request = codec.parse(pb.GetModelRequest, message)
-        model = self._describe(self._model(request.name, request.version))
+        model = self._describe(self._models.get(request.name, request.version))
         return pb.GetModelResponse(model=model).SerializeToString()
 
     async def list_models(self, message: bytes, call: Call) -> bytes:
@@ -106,12 +147,11 @@ class ClassifierServicer:
             response.models.append(described)
         return response.SerializeToString()
 
-    def _model(self, name: str, version: str) -> ServedModel:
+    def _check_phase(self) -> None:
         if self._lifecycle.phase is Phase.STARTING:
             raise NotReady("the server is still loading its models; try again")
         if not self._lifecycle.takes_requests:
             raise NotReady("the server is shutting down; try another one")
-        return self._models.get(name, version)
 
     def _check_response_size(self, rows: int, plan: MapPlan, model: ServedModel) -> None:
         size_bytes = plan.response_bytes(rows)

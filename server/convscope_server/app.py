@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -13,6 +14,7 @@ from prometheus_client import (
 )
 
 from convscope_server.config import ServerConfig
+from convscope_server.cpu import available_cpu_count
 from convscope_server.dispatch import Dispatcher
 from convscope_server.errors import ServerError, StartupError
 from convscope_server.http import HttpServer
@@ -45,6 +47,8 @@ class Server:
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
             registry.register(collector)
         self._metrics = Metrics(registry)
+        # For pictures and large answers; starts no thread before the first.
+        self._executor = ThreadPoolExecutor(available_cpu_count(), thread_name_prefix="convscope")
         self._models = Models(config.default_model)
         services = (classifier.SERVICE, health.SERVICE, reflection.SERVICE)
         self._dispatcher = Dispatcher(
@@ -55,6 +59,8 @@ class Server:
                     max_batch_size=config.max_batch_size,
                     max_message_bytes=config.max_message_bytes,
                     max_picture_pixels=config.max_picture_pixels,
+                    max_in_flight_bytes=config.max_in_flight_bytes,
+                    executor=self._executor,
                 ).methods(),
                 **health.HealthServicer(
                     self.lifecycle, self._models, frozenset(services)
@@ -104,6 +110,10 @@ class Server:
             starting = asyncio.ensure_future(self.start())
             stopping = asyncio.ensure_future(stop.wait())
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():  # told to stop while the models load: never ready then
+                starting.cancel()
+                await asyncio.wait([starting])
+                return
             await starting
             await stopping
             draining = asyncio.ensure_future(self.drain(grace_period_s))
@@ -169,6 +179,7 @@ class Server:
         await self._transport.stop(grace_s=0.1)
         for model in self._models.all():
             await model.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._http.stop)
         if served:
             log.info("stopped")

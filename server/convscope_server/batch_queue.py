@@ -91,6 +91,19 @@ class BatchQueue:
         """Whether anything is left to cut."""
         return bool(self._lanes)
 
+    def check_size(self, rows: int, size_bytes: int) -> None:
+        """Whether such a request could ever join.
+
+        Raises:
+            InvalidRequest: There are more rows or bytes than the queue holds.
+        """
+        limits = self._limits
+        if rows > limits.max_rows or size_bytes > limits.max_bytes:
+            raise InvalidRequest(
+                f"expected at most {limits.max_rows} images and {limits.max_bytes} bytes of pixels "
+                f"in a request, got {rows} images and {size_bytes} bytes: send several requests"
+            )
+
     def check_room(
         self,
         rows: int,
@@ -116,12 +129,8 @@ class BatchQueue:
             DeadlineExceeded: Nothing is left of wait_s.
             InvalidRequest: There are more rows than the queue can ever hold.
         """
+        self.check_size(rows, size_bytes)
         limits = self._limits
-        if rows > limits.max_rows or size_bytes > limits.max_bytes:
-            raise InvalidRequest(
-                f"expected at most {limits.max_rows} images and {limits.max_bytes} bytes of pixels "
-                f"in a request, got {rows} images and {size_bytes} bytes: send several requests"
-            )
         if self._rows + rows > limits.max_rows or self._bytes + size_bytes > limits.max_bytes:
             all_s = self._batches_s([self._rows], tapped)
             raise Overloaded(

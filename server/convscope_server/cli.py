@@ -78,6 +78,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     "--keepalive-timeout-s", default=20.0, help="And closed if that is not answered in time."
 )
 @click.option(
+    "--max-in-flight-bytes",
+    default=2 << 30,
+    help="Memory that all requests together may need at a time; more is refused.",
+)
+@click.option(
     "--max-picture-pixels", default=50_000_000, help="Largest picture file decoded, in pixels."
 )
 @click.option(

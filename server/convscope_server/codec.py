@@ -8,12 +8,15 @@ from google.protobuf.message import DecodeError, Message
 
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
-from convscope_server.backend import Float32Array, ModelInfo, UInt8Array
+from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ModelInfo, UInt8Array
 from convscope_server.batch_request import DEFAULT_PRIORITY, PRIORITIES, Computed
 from convscope_server.errors import InvalidRequest
-from convscope_server.feature_maps import MapAnswer, MapRequest, Reduction
+from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
 
 DEFAULT_TOP_K = 5
+# At most, what the wire adds to the label and numbers of a class, and to an answer.
+_CLASS_SCORE_BYTES = 32
+_RESPONSE_BYTES = 1024
 
 M = TypeVar("M", bound=Message)
 
@@ -96,8 +99,14 @@ def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
     """The feature maps that a request asks for.
 
     Raises:
-        InvalidRequest: An entry holds an enum value that this server does not know.
+        InvalidRequest: There are too many entries, or one holds an enum value that this
+            server does not know.
     """
+    if len(request.feature_maps) > MAX_ENTRIES:
+        raise InvalidRequest(
+            f"expected at most {MAX_ENTRIES} entries of feature_maps, got "
+            f"{len(request.feature_maps)}: name several layers in one"
+        )
     requests = []
     for index, entry in enumerate(request.feature_maps):
         if entry.dtype not in _DTYPES or entry.reduction not in _REDUCTIONS:
@@ -116,6 +125,52 @@ def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
             )
         )
     return requests
+
+
+def top_k(request: pb.ClassifyRequest) -> int:
+    """How many of the most probable classes a request asks for."""
+    return request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
+
+
+def response_bytes(request: pb.ClassifyRequest, plan: MapPlan, info: ModelInfo, rows: int) -> int:
+    """Size of the answer, at most; known before anything runs."""
+    class_count = len(info.labels)
+    matrices = request.include_scores + request.include_probabilities
+    longest_label = max(len(label.encode(errors="replace")) for label in info.labels)
+    class_score_bytes = longest_label + _CLASS_SCORE_BYTES
+    return (
+        _RESPONSE_BYTES
+        + len(request.id.encode())
+        + matrices * rows * class_count * 4
+        + rows * min(top_k(request), class_count) * class_score_bytes
+        + plan.response_bytes(rows)
+    )
+
+
+def fill(
+    response: pb.ClassifyResponse,
+    request: pb.ClassifyRequest,
+    plan: MapPlan,
+    outputs: Mapping[str, Float32Array],
+    labels: Sequence[str],
+) -> None:
+    """Write what a request asks for into its answer; of large answers takes long.
+
+    Args:
+        response: To write into.
+        request: What is asked for.
+        plan: Its feature maps.
+        outputs: Scores, probabilities and the plan's tensors by name, float32.
+        labels: Of the K classes.
+    """
+    scores, probabilities = outputs[SCORES], outputs[PROBABILITIES]
+    if count := top_k(request):
+        response.classifications.extend(classifications(scores, probabilities, labels, count))
+    if request.include_scores:
+        response.scores.CopyFrom(to_tensor(scores))
+    if request.include_probabilities:
+        response.probabilities.CopyFrom(to_tensor(probabilities))
+    response.feature_maps.extend(map(feature_map, plan.answers(outputs)))
 
 
 def classifications(

@@ -34,6 +34,8 @@ class ServerConfig:
         max_message_bytes: Largest gRPC message, either way.
         keepalive_time_s: An idle connection is tried after this long.
         keepalive_timeout_s: And closed if that is not answered within this.
+        max_in_flight_bytes: Memory that all requests together may need at a time: their
+            messages, pixels, feature maps and answers; more is refused.
         max_picture_pixels: Largest picture that is decoded, in pixels.
         thread_count: Threads of one batch; 0: the processors this process may use.
         grace_period_s: After SIGTERM, how long calls are still taken while health
@@ -57,6 +59,7 @@ class ServerConfig:
     max_message_bytes: int = 64 << 20
     keepalive_time_s: float = 60.0
     keepalive_timeout_s: float = 20.0
+    max_in_flight_bytes: int = 2 << 30
     max_picture_pixels: int = 50_000_000
     thread_count: int = 0
     grace_period_s: float = 2.0
@@ -81,6 +84,7 @@ class ServerConfig:
             "keepalive_timeout_s": (self.keepalive_timeout_s, 1, 3600),
             # Protobuf's own limit is 2 GiB.
             "max_message_bytes": (self.max_message_bytes, 1024, (1 << 31) - 1),
+            "max_in_flight_bytes": (self.max_in_flight_bytes, 1 << 20, 1 << 50),
             "max_picture_pixels": (self.max_picture_pixels, 1, 1 << 31),
             "thread_count": (self.thread_count, 0, 1024),
             "grace_period_s": (self.grace_period_s, 0, 3600),

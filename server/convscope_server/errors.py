@@ -21,7 +21,8 @@ class Overloaded(ServerError):  # noqa: N818
     """Too much is asked for at this moment; the same request may succeed later.
 
     Attributes:
-        reason: In a word, for metrics: "queue_full", "predicted_wait", "calls".
+        reason: In a word, for metrics: "queue_full", "predicted_wait", "memory",
+            "sessions", "calls".
         retry_after_ms: How long to wait before trying again, at least 1.
     """
 

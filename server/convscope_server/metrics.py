@@ -165,7 +165,7 @@ class ModelMetrics:
         self._queue_bytes = metrics.queue_bytes.labels(**labels)
         self.refused = {
             reason: metrics.refused.labels(**labels, reason=reason)
-            for reason in ("queue_full", "predicted_wait", "too_large")
+            for reason in ("queue_full", "predicted_wait", "memory", "sessions", "too_large")
         }
         self._cut = {
             reason: metrics.batches_cut.labels(**labels, reason=reason)

@@ -1,5 +1,6 @@
 """Picture files to the pixels that a model takes."""
 
+import threading
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -15,9 +16,16 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def decode_all(
-    pictures: Sequence[bytes], height: int, width: int, *, max_pixels: int
+    pictures: Sequence[bytes],
+    height: int,
+    width: int,
+    *,
+    max_pixels: int,
+    gone: threading.Event | None = None,
 ) -> UInt8Array:
     """Decode pictures into one array, uint8, (N, height, width, 3), RGB, 0-255.
+
+    Once gone is set nobody waits for the result, and the rest is not decoded.
 
     Raises:
         InvalidRequest: One of them cannot be decoded; of several, the message says which,
@@ -25,6 +33,8 @@ def decode_all(
     """
     images = np.empty((len(pictures), height, width, 3), np.uint8)
     for index, picture in enumerate(pictures):
+        if gone and gone.is_set():
+            break
         try:
             images[index] = decode(picture, height, width, max_pixels=max_pixels)
         except InvalidRequest as error:
@@ -64,7 +74,7 @@ def decode(picture: bytes, height: int, width: int, *, max_pixels: int) -> UInt8
             return np.asarray(
                 ImageOps.fit(_to_rgb(upright), (width, height), Image.Resampling.BICUBIC)
             )
-    except InvalidRequest:
+    except (InvalidRequest, MemoryError):  # memory is not the picture's fault
         raise
     except UnidentifiedImageError:
         raise InvalidRequest(

@@ -24,7 +24,11 @@ log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """The queue of one model, and the workers that compute its batches."""
+    """The queue of one model, and the workers that compute its batches.
+
+    Attributes:
+        max_batch_size: Most rows in one batch.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Scheduler:
         self._queue = BatchQueue(
             limits, observer, worker_count=worker_count, full_batch_s=full_batch_s
         )
+        self.max_batch_size = limits.max_batch_size
         self._observer = observer
         self._clock = clock
         self._inline = inline
@@ -64,6 +69,10 @@ class Scheduler:
         self._wakes = False
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
+
+    def check_size(self, rows: int, size_bytes: int) -> None:
+        """Whether the queue could ever hold such a request; raises InvalidRequest if not."""
+        self._queue.check_size(rows, size_bytes)
 
     def check_room(
         self,

@@ -1,16 +1,11 @@
 """One model in service: its backend, its queue, and the sessions its requests need."""
 
-import asyncio
-from collections import OrderedDict
-
 from convscope_server.backend import Backend, ModelInfo, Session, UInt8Array
 from convscope_server.batch_request import DEFAULT_PRIORITY, Computed
+from convscope_server.feature_maps import MapPlan
 from convscope_server.metrics import ModelMetrics
 from convscope_server.scheduler import Scheduler
-
-# Sets of layers whose sessions are kept, the last asked for. Each session holds
-# its own copy of the weights.
-MAX_TAPPED_SESSIONS = 8
+from convscope_server.session_cache import SessionCache
 
 
 class ServedModel:
@@ -39,8 +34,7 @@ class ServedModel:
         self._backend = backend
         self._lean = lean
         self._scheduler = scheduler
-        # Futures, so that requests that come while a session is built share it.
-        self._tapped: OrderedDict[tuple[str, ...], asyncio.Future[Session]] = OrderedDict()
+        self._tapped = SessionCache(backend, lambda count: metrics.sessions.set(1 + count))
         metrics.sessions.set(1)
 
     @property
@@ -52,6 +46,16 @@ class ServedModel:
     def execution_provider(self) -> str:
         """Where it runs."""
         return self._backend.execution_provider
+
+    def compute_bytes(self, rows: int, plan: MapPlan) -> int:
+        """Memory that this many images need, and what is computed of them."""
+        # A request that is split has its parts and, at the end, the whole.
+        copies = 1 if rows <= self._scheduler.max_batch_size else 2
+        return rows * self.info.image_bytes + copies * plan.activation_bytes(rows)
+
+    def check_size(self, rows: int) -> None:
+        """Whether this many images may be in one request; raises InvalidRequest if not."""
+        self._scheduler.check_size(rows, rows * self.info.image_bytes)
 
     def check_room(
         self,
@@ -97,30 +101,12 @@ class ServedModel:
         Raises:
             ServerError: As in Scheduler.submit.
         """
-        session = self._lean if not tensors else await self._tapped_session(tensors)
+        session = self._lean if not tensors else await self._tapped.get(tensors)
         return await self._scheduler.submit(
             images, session, tapped=bool(tensors), priority=priority, deadline_s=deadline_s
         )
 
     async def close(self) -> None:
         """Stop computing; what waits fails."""
+        self._tapped.close()
         await self._scheduler.close()
-
-    async def _tapped_session(self, tensors: tuple[str, ...]) -> Session:
-        future = self._tapped.get(tensors)
-        if future is None:
-            # In a thread of its own: plain requests go on while it is built.
-            future = asyncio.ensure_future(asyncio.to_thread(self._backend.build_session, tensors))
-            self._tapped[tensors] = future
-            # A session that is dropped lives on until the requests that hold it are answered.
-            if len(self._tapped) > MAX_TAPPED_SESSIONS:
-                self._tapped.popitem(last=False)
-            self.metrics.sessions.set(1 + len(self._tapped))
-        self._tapped.move_to_end(tensors)
-        try:
-            # The session is everybody's: one caller's cancellation must not stop it.
-            return await asyncio.shield(future)
-        except Exception:
-            if self._tapped.get(tensors) is future:
-                del self._tapped[tensors]
-            raise

@@ -267,11 +267,11 @@ def test_a_foreign_model_is_served_with_indices_and_tensor_names(
         ),
         (
             pb.ClassifyRequest(
-                pixels=to_tensor(random_images(5000)),
+                pixels=to_tensor(random_images(4000)),
                 feature_maps=[pb.FeatureMapRequest(layers=["conv1", "relu1"])],
             ),
             "RESOURCE_EXHAUSTED",
-            "expected feature maps of at most 1048576 bytes, got a request for 1280000",
+            "expected an answer of at most 1048576 bytes, got a request for 1",
         ),
         (
             pb.ClassifyRequest(pixels=to_tensor(random_images(5000))),

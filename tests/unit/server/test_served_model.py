@@ -9,12 +9,14 @@ from support.tiny_models import activations, random_images, tiny_model
 
 from convscope_server.backend import ModelInfo
 from convscope_server.batch_queue import QueueLimits
-from convscope_server.errors import BackendFailure, ModelError
+from convscope_server.batch_request import Computed
+from convscope_server.errors import BackendFailure, ModelError, Overloaded
 from convscope_server.metrics import Metrics, ModelMetrics
 from convscope_server.model_file import ModelFile
 from convscope_server.ort_backend import OrtBackend
 from convscope_server.scheduler import Scheduler
-from convscope_server.served_model import MAX_TAPPED_SESSIONS, ServedModel
+from convscope_server.served_model import ServedModel
+from convscope_server.session_cache import MAX_EXTRA_SESSIONS, MAX_SESSIONS
 
 INFO = ModelFile(tiny_model()).info
 
@@ -117,13 +119,60 @@ def test_the_sessions_kept_are_bounded_and_the_oldest_goes_first() -> None:
     async def scenario() -> None:
         backend = CountingBackend()
         model = serve(backend)
-        sets = [(f"layer{index}",) for index in range(MAX_TAPPED_SESSIONS + 1)]
+        sets = [(f"layer{index}",) for index in range(MAX_SESSIONS + 1)]
         for tensors in sets:
             await model.compute(images(1), tensors)
         await model.compute(images(1), sets[1])  # still there
         assert len(backend.built) == len(sets)
         await model.compute(images(1), sets[0])  # gone
         assert len(backend.built) == len(sets) + 1
+        await model.close()
+
+    asyncio.run(scenario())
+
+
+def test_many_sets_of_layers_at_once_do_not_fill_the_memory() -> None:
+    async def scenario() -> None:
+        backend = CountingBackend()
+        backend.gate.clear()
+        model = serve(backend)
+        calls = [
+            asyncio.create_task(model.compute(images(1), (f"layer{index}",))) for index in range(40)
+        ]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        backend.gate.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        answered = [result for result in results if isinstance(result, Computed)]
+        refused = [result for result in results if isinstance(result, Overloaded)]
+        assert len(answered) == MAX_SESSIONS + MAX_EXTRA_SESSIONS == len(backend.built)
+        assert len(answered) + len(refused) == 40
+        assert {error.reason for error in refused} == {"sessions"}
+        del calls, results, answered, refused
+        await model.compute(images(1), ("layer39",))  # there is room again
+        await model.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_session_that_nobody_waits_for_any_more_is_not_built() -> None:
+    async def scenario() -> None:
+        backend = CountingBackend()
+        backend.gate.clear()
+        model = serve(backend)
+        first = asyncio.create_task(model.compute(images(1), ("first",)))
+        others = [
+            asyncio.create_task(model.compute(images(1), (f"layer{index}",))) for index in range(5)
+        ]
+        while not backend.built:
+            await asyncio.sleep(0)
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+        backend.gate.set()
+        await first
+        await model.compute(images(1), ("last",))
+        assert backend.built == [("first",), ("last",)]
         await model.close()
 
     asyncio.run(scenario())

@@ -89,11 +89,23 @@ class ModelInfo:
         return self.height * self.width * 3
 
 
+# A session whose largest batch takes no longer than this on one thread runs on the
+# event loop. Waking a thread costs some 50 microseconds and the interpreter's
+# lock on top, which for a tiny model is more than the model; and health checks
+# can wait this long.
+INLINE_BATCH_S = 0.003
+
+
 class Session(Protocol):
     """One compiled form of a model. Requests for the same session share batches."""
 
+    @property
+    def inline(self) -> bool:
+        """Whether a batch is done before another thread would have woken up."""
+        ...
+
     def run(self, images: UInt8Array) -> Sequence[Float32Array]:
-        """Compute one batch; called from a worker thread, one call at a time.
+        """Compute one batch; called on the event loop if inline, else from worker threads.
 
         Args:
             images: uint8, (N, H, W, 3), RGB, 0-255. Read, never written.

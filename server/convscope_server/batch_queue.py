@@ -172,8 +172,10 @@ class BatchQueue:
         lane.add(request)
         self._count(rows, size_bytes)
 
-    def cut(self, now_s: float) -> Batch | None:
+    def cut(self, now_s: float, *, threads_free: bool = True) -> Batch | None:
         """Take rows for one session; None if none are due.
+
+        Without a free thread, only for sessions that are run inline.
 
         Plain and tapped requests share the time that is computed evenly, where both
         wait: so neither holds the other up by more than a batch. Within a flow, the
@@ -184,7 +186,7 @@ class BatchQueue:
             self._drop_unwanted(lane, now_s)
             if not lane:
                 del self._lanes[session]
-            elif self._due_s(lane) <= now_s:
+            elif (threads_free or session.inline) and self._due_s(lane) <= now_s:
                 due.append(lane)
         if not due:
             return None
@@ -197,9 +199,16 @@ class BatchQueue:
             del self._lanes[session]
         return Batch(slices, "full" if full else "delay" if self._limits.max_delay_s else "free")
 
-    def next_due_s(self) -> float:
-        """When cut() will have something, if nothing else comes; inf if nothing waits."""
-        return min((self._due_s(lane) for lane in self._lanes.values()), default=math.inf)
+    def next_due_s(self, *, threads_free: bool) -> float:
+        """When cut() will have something, if nothing else changes; inf if it will not."""
+        return min(
+            (
+                self._due_s(lane)
+                for session, lane in self._lanes.items()
+                if threads_free or session.inline
+            ),
+            default=math.inf,
+        )
 
     def charge(self, batch: Batch, compute_s: float) -> None:
         """A batch, computed or failed, took this long of the time that is shared."""

@@ -65,7 +65,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 )
 @click.option(
     "--max-concurrent-streams",
-    default=1_000,
+    default=10_000,
     help="Most calls at a time on one connection; more wait at the client.",
 )
 @click.option(

@@ -30,7 +30,8 @@ class ServerConfig:
             that one request may hold.
         max_queue_delay_ms: How long a batch that is not full waits for more rows.
         max_concurrent_calls: Most calls that are answered at a time; more are refused.
-        max_concurrent_streams: Most calls at a time on one connection; more wait there.
+        max_concurrent_streams: Most calls at a time on one connection; clients are told, and
+            wait. Not too low: gRPC's server refuses some that come close to it (UNAVAILABLE).
         max_message_bytes: Largest gRPC message, either way.
         keepalive_time_s: An idle connection is tried after this long.
         keepalive_timeout_s: And closed if that is not answered within this.
@@ -55,7 +56,7 @@ class ServerConfig:
     max_queue_bytes: int = 256 << 20
     max_queue_delay_ms: float = 0.0
     max_concurrent_calls: int = 10_000
-    max_concurrent_streams: int = 1_000
+    max_concurrent_streams: int = 10_000
     max_message_bytes: int = 64 << 20
     keepalive_time_s: float = 60.0
     keepalive_timeout_s: float = 20.0

@@ -17,12 +17,6 @@ from convscope_server.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
-# A model whose largest batch takes no longer than this on one thread runs on the
-# event loop. Waking a thread costs some 50 microseconds and the interpreter's
-# lock on top, which for a tiny model is more than the model; and health checks
-# can wait this long.
-INLINE_BATCH_S = 0.003
-
 
 async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics) -> ServedModel:
     """Load a model; the event loop stays free meanwhile.
@@ -32,7 +26,7 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
     """
     started_s = time.perf_counter()
     try:
-        backend, lean, inline = await asyncio.to_thread(_compile, source, config)
+        backend, lean = await asyncio.to_thread(_compile, source, config)
     except ServerError as error:
         raise StartupError(f"model {source.name}, version {source.version}: {error}") from error
     load_s = time.perf_counter() - started_s
@@ -45,7 +39,7 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
         source.version,
         load_s,
         backend.execution_provider,
-        "run on the event loop" if inline else f"{backend.thread_count} threads a batch",
+        "run on the event loop" if lean.inline else f"{backend.thread_count} threads a batch",
     )
     model_metrics = ModelMetrics(metrics, source.name, source.version, backend.info)
     limits = QueueLimits(
@@ -54,7 +48,7 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
         max_bytes=config.max_queue_bytes,
         max_delay_s=config.max_queue_delay_ms / 1000,
     )
-    scheduler = Scheduler(limits, model_metrics, inline=inline, full_batch_s=lean.largest_batch_s)
+    scheduler = Scheduler(limits, model_metrics, full_batch_s=lean.largest_batch_s)
     return ServedModel(
         source.name,
         source.version,
@@ -65,8 +59,8 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
     )
 
 
-def _compile(source: ModelSource, config: ServerConfig) -> tuple[OrtBackend, OrtSession, bool]:
-    """The model's backend, its lean session, and whether it is quick enough for the event loop."""
+def _compile(source: ModelSource, config: ServerConfig) -> tuple[OrtBackend, OrtSession]:
+    """The model's backend and its lean session, on one thread where that is quick enough."""
     model_file = ModelFile.load(source.path)
     thread_count = config.thread_count or available_cpu_count()
 
@@ -81,9 +75,7 @@ def _compile(source: ModelSource, config: ServerConfig) -> tuple[OrtBackend, Ort
     if config.device == "cpu":
         quick = backend(1)
         lean = quick.build_session(())
-        if lean.largest_batch_s <= INLINE_BATCH_S:
-            return quick, lean, True
-        if thread_count == 1:
-            return quick, lean, False
+        if lean.inline or thread_count == 1:
+            return quick, lean
     threaded = backend(thread_count)
-    return threaded, threaded.build_session(()), False
+    return threaded, threaded.build_session(())

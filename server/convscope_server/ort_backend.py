@@ -10,7 +10,14 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime as ort
 
-from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ModelInfo, UInt8Array
+from convscope_server.backend import (
+    INLINE_BATCH_S,
+    PROBABILITIES,
+    SCORES,
+    Float32Array,
+    ModelInfo,
+    UInt8Array,
+)
 from convscope_server.errors import BackendFailure, StartupError
 from convscope_server.model_file import ModelFile
 
@@ -41,6 +48,7 @@ class OrtSession:
         self._input_name = input_name
         self._outputs = [SCORES, PROBABILITIES, *tensors]
         self.largest_batch_s = 0.0
+        self._may_be_inline = provider == _PROVIDERS["cpu"] and thread_count == 1
         options = ort.SessionOptions()
         options.intra_op_num_threads = thread_count
         options.inter_op_num_threads = 1
@@ -58,6 +66,11 @@ class OrtSession:
         self._session.disable_fallback()
         if self._session.get_providers()[0] != provider:
             raise BackendFailure(f"ONNX Runtime cannot load the libraries of {provider}")
+
+    @property
+    def inline(self) -> bool:
+        """Whether a batch is done before another thread would have woken up."""
+        return self._may_be_inline and self.largest_batch_s <= INLINE_BATCH_S
 
     def run(self, images: UInt8Array) -> Sequence[Float32Array]:
         """Compute one batch; see backend.Session."""

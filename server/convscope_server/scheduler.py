@@ -36,7 +36,6 @@ class Scheduler:
         observer: Observer,
         *,
         worker_count: int = 1,
-        inline: bool = False,
         full_batch_s: float = 0.0,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -46,9 +45,9 @@ class Scheduler:
         Args:
             limits: How much may wait, and how large a batch is.
             observer: Told of what happens.
-            worker_count: Batches that are computed at a time, each in a thread.
-            inline: Compute on the event loop instead, one batch a turn of it: for
-                models that are done before another thread would have woken up.
+            worker_count: Batches that are computed at a time, each in a thread. Those of
+                sessions that are run inline are computed on the event loop instead, one
+                a turn of it.
             full_batch_s: What a full batch is known to take; 0 if that is not known.
             executor: Where batches are computed; default: threads of its own.
             clock: Seconds, as deadlines are written in.
@@ -59,7 +58,6 @@ class Scheduler:
         self.max_batch_size = limits.max_batch_size
         self._observer = observer
         self._clock = clock
-        self._inline = inline
         # Starts no thread before the first batch.
         self._executor = executor or ThreadPoolExecutor(
             worker_count, thread_name_prefix="convscope-batch"
@@ -163,20 +161,15 @@ class Scheduler:
 
     def _start_batches(self) -> None:
         self._wakes = False
-        if self._inline:
-            if batch := self._queue.cut(self._clock()):
+        while batch := self._queue.cut(self._clock(), threads_free=self._free_workers > 0):
+            if batch.session.inline:
                 self._compute_here(batch)
-                if self._queue:
-                    self._wake()
+                self._wake()  # the event loop has its turn first
                 return
-        else:
-            while self._free_workers and (batch := self._queue.cut(self._clock())):
-                self._free_workers -= 1
-                task = asyncio.get_running_loop().create_task(self._compute_in_thread(batch))
-                self._batches.add(task)
-                task.add_done_callback(self._batches.discard)
-            if not self._free_workers:
-                return
+            self._free_workers -= 1
+            task = asyncio.get_running_loop().create_task(self._compute_in_thread(batch))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -184,9 +177,10 @@ class Scheduler:
         if self._alarm:
             self._alarm.cancel()
             self._alarm = None
-        if self._queue:
-            delay_s = self._queue.next_due_s() - self._clock()
-            self._alarm = asyncio.get_running_loop().call_later(max(0.0, delay_s), self._wake)
+        due_s = self._queue.next_due_s(threads_free=self._free_workers > 0)
+        if due_s < math.inf:
+            delay_s = max(0.0, due_s - self._clock())
+            self._alarm = asyncio.get_running_loop().call_later(delay_s, self._wake)
 
     async def _compute_in_thread(self, batch: Batch) -> None:
         started_s = self._clock()

@@ -39,20 +39,6 @@ def test_the_streams_of_a_connection_are_bounded(models: Path) -> None:
         assert http2_settings(server.address)[_MAX_CONCURRENT_STREAMS] == 7
 
 
-def test_more_streams_than_that_wait_and_are_answered(models: Path) -> None:
-    request = pb.ClassifyRequest(pixels=to_tensor(random_images(1)))
-    with (
-        running_server(models, max_concurrent_streams=2) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        stub = pb_grpc.ClassifierStub(channel)
-        # Until the server's settings are here, a client knows of no limit, and HTTP/2
-        # lets the server refuse what is beyond it.
-        stub.Classify(request, timeout=30)
-        calls = [stub.Classify.future(request, timeout=30) for _ in range(100)]
-        assert {call.result().model_name for call in calls} == {"tiny"}
-
-
 def refusal(stub: pb_grpc.ClassifierStub, request: pb.ClassifyRequest) -> str:
     with pytest.raises(grpc.RpcError) as info:
         stub.Classify(request, timeout=30)

@@ -79,6 +79,8 @@ class TimedExecutor(Executor):
 class TimedSession:
     """Answers each row with its number; a batch of whatever size takes batch_s."""
 
+    inline = False
+
     def __init__(self, batch_s: float, error: Exception | None = None) -> None:
         self.batch_s = batch_s
         self.error = error

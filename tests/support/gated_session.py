@@ -11,8 +11,11 @@ from convscope_server.backend import Float32Array, UInt8Array
 class GatedSession:
     """Answers each row with the value of its first pixel, so that order is visible."""
 
-    def __init__(self, *, is_open: bool = True, error: Exception | None = None) -> None:
+    def __init__(
+        self, *, is_open: bool = True, error: Exception | None = None, inline: bool = False
+    ) -> None:
         """Begin with the gate open or shut; fail every batch with error if one is given."""
+        self.inline = inline
         self.batches: list[list[int]] = []
         self.error = error
         self._gate = threading.Event()

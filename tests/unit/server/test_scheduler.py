@@ -92,8 +92,8 @@ def test_a_request_larger_than_a_batch_is_split_and_comes_back_in_order() -> Non
 
 def test_inline_batches_hold_all_that_came_in_the_same_turn_of_the_event_loop() -> None:
     async def scenario() -> None:
-        session, other = GatedSession(), GatedSession()
-        async with scheduling(inline=True) as scheduler:
+        session, other = GatedSession(inline=True), GatedSession(inline=True)
+        async with scheduling() as scheduler:
             results = await asyncio.gather(
                 *(scheduler.submit(images(value), session) for value in range(10)),
                 scheduler.submit(images(20), other),
@@ -107,8 +107,8 @@ def test_inline_batches_hold_all_that_came_in_the_same_turn_of_the_event_loop() 
 
 def test_the_event_loop_turns_between_inline_batches() -> None:
     async def scenario() -> None:
-        session = GatedSession()
-        async with scheduling(inline=True) as scheduler:
+        session = GatedSession(inline=True)
+        async with scheduling() as scheduler:
             long = asyncio.create_task(scheduler.submit(images(*range(80)), session))
             turns = 0
             while not long.done():
@@ -122,8 +122,9 @@ def test_the_event_loop_turns_between_inline_batches() -> None:
 
 def test_an_inline_batch_that_fails_fails_only_its_requests() -> None:
     async def scenario() -> None:
-        bad, good = GatedSession(error=ValueError("a defect")), GatedSession()
-        async with scheduling(inline=True) as scheduler:
+        bad = GatedSession(error=ValueError("a defect"), inline=True)
+        good = GatedSession(inline=True)
+        async with scheduling() as scheduler:
             results = await asyncio.gather(
                 scheduler.submit(images(1), bad),
                 scheduler.submit(images(2), good),
@@ -132,6 +133,24 @@ def test_an_inline_batch_that_fails_fails_only_its_requests() -> None:
         assert isinstance(results[0], BackendFailure)
         assert "defect" not in str(results[0])  # that is for the log
         assert isinstance(results[1], Computed)
+
+    asyncio.run(scenario())
+
+
+def test_inline_batches_go_on_while_a_thread_computes_another_session() -> None:
+    async def scenario() -> None:
+        slow, quick = GatedSession(is_open=False), GatedSession(inline=True)
+        async with scheduling() as scheduler:
+            waiting = [
+                asyncio.create_task(scheduler.submit(images(value), slow, tapped=True))
+                for value in range(2)
+            ]
+            await asyncio.sleep(0)
+            for value in range(20):
+                await scheduler.submit(images(value), quick)
+            assert not any(task.done() for task in waiting)
+            slow.open()
+            await asyncio.gather(*waiting)
 
     asyncio.run(scenario())
 

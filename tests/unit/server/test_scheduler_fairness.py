@@ -185,9 +185,9 @@ def test_a_request_that_would_wait_past_its_deadline_is_refused_with_a_hint() ->
 
 def test_two_models_on_one_event_loop_take_turns() -> None:
     async def scenario() -> None:
-        busy, calm = GatedSession(), GatedSession()
+        busy, calm = GatedSession(inline=True), GatedSession(inline=True)
         limits = QueueLimits(max_batch_size=8, max_rows=10_000, max_bytes=1 << 20)
-        first, second = (Scheduler(limits, Log(), inline=True) for _ in range(2))
+        first, second = (Scheduler(limits, Log()) for _ in range(2))
         crowd = asyncio.create_task(first.submit(images(*([0] * 800)), busy))
         await asyncio.sleep(0)
         await second.submit(images(1), calm)

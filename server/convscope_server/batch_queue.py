@@ -32,11 +32,18 @@ class Observer(Protocol):
     def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
         """A batch of this many rows was computed; see Batch.cut_reason."""
 
+    def batch_failed(self) -> None:
+        """A batch failed to compute."""
+
     def queued(self, queue_s: float) -> None:
         """A request left the queue after this time, its last row in a batch."""
 
     def dropped(self, reason: str, rows: int) -> None:
-        """Rows left the queue without being computed: "deadline", "cancelled", "failed"."""
+        """Rows left the queue without being computed.
+
+        Because of a "deadline", "cancelled", since a batch with others of their request
+        "failed", or since the model is "closed".
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,11 +243,11 @@ class BatchQueue:
             request.done.set_exception(error)
         self.drop(request, reason)
 
-    def fail_all(self, error: ServerError) -> None:
+    def fail_all(self, error: ServerError, reason: str) -> None:
         """Answer everything that waits with an error."""
         for lane in self._lanes.values():
             for request in lane.all():
-                self.fail(request, error)
+                self.fail(request, error, reason)
         self._lanes.clear()
 
     def _take(self, lane: Lane, now_s: float) -> list[Slice]:

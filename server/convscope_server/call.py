@@ -46,11 +46,14 @@ class Stream:
 
     Attributes:
         handle: What answers it.
+        grpc_type: What metrics call it: "bidi_stream", or "server_stream" if the caller
+            sends one message.
         drains: Whether a server that stops waits for it: it ends by itself soon after
             the server began to drain.
     """
 
     handle: Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
+    grpc_type: str = "bidi_stream"
     drains: bool = False
 
 

@@ -26,10 +26,12 @@ class Dispatcher:
     """
 
     def __init__(self, methods: Methods, metrics: Metrics, *, max_calls: int) -> None:
-        """Take the servicers' methods; answer at most max_calls unary calls at a time."""
+        """Take the servicers' methods; answer at most max_calls calls and streams at a time."""
         self.methods = methods
         self.in_flight = 0
         self._max_calls = max_calls
+        self._streams = 0
+        self._refused_calls = metrics.refused_calls
         self._metrics = {name: _rpc_metrics(metrics, name, methods[name]) for name in methods}
 
     async def unary(self, message: bytes, call: Call) -> bytes:
@@ -43,12 +45,8 @@ class Dispatcher:
         self.in_flight += 1
         try:
             with self._observed(call):
-                if self.in_flight > self._max_calls and not method.unlimited:
-                    raise Overloaded(
-                        f"expected at most {self._max_calls} calls at a time; try again later",
-                        reason="calls",
-                        retry_after_ms=_RETRY_AFTER_MS,
-                    )
+                if not method.unlimited:
+                    self._check_room(self.in_flight)
                 if call.deadline_s is None:
                     return await method.handle(message, call)
                 try:
@@ -71,12 +69,24 @@ class Dispatcher:
         method = self.methods[call.method]
         assert isinstance(method, Stream)  # noqa: S101
         self.in_flight += method.drains
+        self._streams += 1
         try:
             with self._observed(call):
+                self._check_room(self._streams)
                 async for answer in method.handle(messages, call):
                     yield answer
         finally:
+            self._streams -= 1
             self.in_flight -= method.drains
+
+    def _check_room(self, calls: int) -> None:
+        if calls > self._max_calls:
+            self._refused_calls.inc()
+            raise Overloaded(
+                f"expected at most {self._max_calls} calls at a time; try again later",
+                reason="calls",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
 
     @contextmanager
     def _observed(self, call: Call) -> Iterator[None]:
@@ -114,5 +124,5 @@ def failure_of(error: Exception, method: str) -> RpcFailure:
 
 def _rpc_metrics(metrics: Metrics, name: str, method: Unary | Stream) -> RpcMetrics:
     _, service, method_name = name.split("/")
-    kind = "unary" if isinstance(method, Unary) else "bidi_stream"
+    kind = "unary" if isinstance(method, Unary) else method.grpc_type
     return RpcMetrics(metrics, kind, service, method_name)

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -15,6 +16,8 @@ from convscope_server.errors import StartupError
 
 # An event loop that does not answer for this long is taken for hung.
 _LOOP_ANSWERS_WITHIN_S = 2.0
+# Each connection has a thread: one that says nothing must not keep it.
+_CLIENT_ANSWERS_WITHIN_S = 10.0
 
 
 class HttpServer:
@@ -50,7 +53,7 @@ class HttpServer:
                 host,
                 port,
                 self._answer,
-                server_class=_Ipv6Server if ":" in host else ThreadingWSGIServer,
+                server_class=_Ipv6Server if ":" in host else _Server,
                 handler_class=_Quiet,
             )
         except OSError as error:
@@ -94,11 +97,22 @@ class HttpServer:
         return True
 
 
-class _Ipv6Server(ThreadingWSGIServer):
+class _Server(ThreadingWSGIServer):
+    def server_bind(self) -> None:
+        """Bind without WSGIServer's look-up of our name, which may take seconds, or fail."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
+
+class _Ipv6Server(_Server):
     address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = _CLIENT_ANSWERS_WITHIN_S
+
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds: no line for each."""
 

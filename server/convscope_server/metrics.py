@@ -1,6 +1,6 @@
 """Every Prometheus metric of the server, named and bucketed once.
 
-Labels come from bounded sets only: models, methods, codes, reasons.
+Labels come from bounded sets only: models and their classes, methods, codes, reasons.
 """
 
 from prometheus_client import (
@@ -118,6 +118,17 @@ class Metrics:
             (*_MODEL, "reason"),
             registry=registry,
         )
+        self.refused_calls = Counter(
+            "convscope_calls_refused_total",
+            "Calls refused because too many were being answered.",
+            registry=registry,
+        )
+        self.failed_batches = Counter(
+            "convscope_batches_failed_total",
+            "Batches that the runtime failed to compute.",
+            _MODEL,
+            registry=registry,
+        )
         self.dropped_rows = Counter(
             "convscope_rows_dropped_total",
             "Rows that left the queue without being computed, by reason.",
@@ -171,9 +182,10 @@ class ModelMetrics:
             reason: metrics.batches_cut.labels(**labels, reason=reason)
             for reason in ("full", "free", "delay")
         }
+        self._failed_batches = metrics.failed_batches.labels(**labels)
         self._dropped = {
             reason: metrics.dropped_rows.labels(**labels, reason=reason)
-            for reason in ("deadline", "cancelled", "failed")
+            for reason in ("deadline", "cancelled", "failed", "closed")
         }
 
     def classified(self, probabilities: Float32Array) -> None:
@@ -192,6 +204,10 @@ class ModelMetrics:
         self._cut[cut_reason].inc()
         self._batch_size.observe(rows)
         self._compute_seconds.observe(compute_s)
+
+    def batch_failed(self) -> None:
+        """A batch failed to compute."""
+        self._failed_batches.inc()
 
     def queued(self, queue_s: float) -> None:
         """A request left the queue after this time."""

@@ -147,7 +147,7 @@ class Scheduler:
     async def close(self) -> None:
         """Refuse new requests, fail those that wait, and wait for batches that run."""
         self._closed = True
-        self._queue.fail_all(NotReady("the model is being unloaded; try again"))
+        self._queue.fail_all(NotReady("the model is being unloaded; try again"), "closed")
         if self._alarm:
             self._alarm.cancel()
         await asyncio.gather(*self._batches, return_exceptions=True)
@@ -226,6 +226,7 @@ class Scheduler:
 
     def _fail(self, batch: Batch, error: Exception, compute_s: float) -> None:
         self._queue.charge(batch, compute_s)
+        self._observer.batch_failed()
         for piece in batch.slices:
             self._fail_one(piece.request, error)
 

@@ -48,6 +48,7 @@ class Log:
         self.cut_reasons: list[str] = []
         self.drops: list[tuple[str, int]] = []
         self.waited = 0
+        self.failed_batches = 0
 
     def queue_changed(self, rows: int, size_bytes: int) -> None:
         """Keep the last and the largest."""
@@ -58,6 +59,10 @@ class Log:
         """Keep the size and the reason."""
         self.batch_sizes.append(rows)
         self.cut_reasons.append(cut_reason)
+
+    def batch_failed(self) -> None:
+        """Count it."""
+        self.failed_batches += 1
 
     def queued(self, queue_s: float) -> None:
         """Count it."""

@@ -69,8 +69,8 @@ class ClassifierServicer(object):
         unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
         the queue is full, or so long that the deadline would pass in it (retry after
         the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
-        server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-        the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+        server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+        rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,8 +43,8 @@ class ClassifierStub:
       unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
       the queue is full, or so long that the deadline would pass in it (retry after
       the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
-      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-      the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+      rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
     """
     ClassifyStream: _grpc.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]
     """Classifies a stream of requests: one answer each, in the order of the requests. A
@@ -74,8 +74,8 @@ class ClassifierAsyncStub(ClassifierStub):
       unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
       the queue is full, or so long that the deadline would pass in it (retry after
       the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
-      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-      the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+      rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
     """
     ClassifyStream: _aio.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]  # type: ignore[assignment]
     """Classifies a stream of requests: one answer each, in the order of the requests. A
@@ -108,8 +108,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
           unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
           the queue is full, or so long that the deadline would pass in it (retry after
           the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
-          server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-          the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+          server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+          rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
         """
 
     @_abc_1.abstractmethod

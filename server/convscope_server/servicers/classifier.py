@@ -149,7 +149,7 @@ class ClassifierServicer:
         self._check_phase()
         request = codec.parse(pb.GetModelRequest, message)
         model = self._describe(self._models.get(request.name, request.version))
-        return pb.GetModelResponse(model=model).SerializeToString()
+        return self._checked(pb.GetModelResponse(model=model).SerializeToString())
 
     async def list_models(self, message: bytes, call: Call) -> bytes:
         """Describe all models in short."""
@@ -160,7 +160,16 @@ class ClassifierServicer:
             described.ClearField("layers")
             described.ClearField("metadata")
             response.models.append(described)
-        return response.SerializeToString()
+        return self._checked(response.SerializeToString())
+
+    def _checked(self, answer: bytes) -> bytes:
+        """An answer whose size is not known before; raises ResponseTooLarge."""
+        if len(answer) > self._max_message_bytes:
+            raise ResponseTooLarge(
+                f"expected an answer of at most {self._max_message_bytes} bytes, got one of "
+                f"{len(answer)}: the server's --max-message-bytes is too small for it"
+            )
+        return answer
 
     def _check_phase(self) -> None:
         if self._lifecycle.phase is Phase.STARTING:

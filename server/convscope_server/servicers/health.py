@@ -27,7 +27,7 @@ class HealthServicer:
         """The service's methods by their full names."""
         return {
             f"/{SERVICE}/Check": Unary(self.check, unlimited=True),
-            f"/{SERVICE}/Watch": Stream(self.watch),
+            f"/{SERVICE}/Watch": Stream(self.watch, grpc_type="server_stream"),
         }
 
     async def check(self, message: bytes, call: Call) -> bytes:

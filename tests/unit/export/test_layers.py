@@ -38,11 +38,11 @@ def test_sizes_below_one_are_errors_that_name_the_setting() -> None:
         Conv(0, 3)
     with pytest.raises(ArchitectureError, match="stride must be at least 1, not 0"):
         Conv(1, 3, stride=0)
-    with pytest.raises(ArchitectureError, match="pad must be at least 0, not -1"):
+    with pytest.raises(ArchitectureError, match="padding must be at least 0, not -1"):
         Conv(1, 3, padding=-1)
     with pytest.raises(ArchitectureError, match="size must be at least 1"):
         Pool("max", 0)
     with pytest.raises(ArchitectureError, match="outputs must be at least 1"):
         FullyConnected(0)
-    with pytest.raises(ArchitectureError, match="times must be at least 1"):
-        Repeat((Relu(),), 0)
+    with pytest.raises(ArchitectureError, match="times must be at least 0, not -1"):
+        Repeat((Relu(),), -1)

@@ -68,9 +68,8 @@ def test_what_is_no_finished_run_is_an_error_that_says_what_to_do(
     record = json.loads((tmp_path / RECORD_NAME).read_text())
     for changed, message in (
         ({"seed": 1}, "are of different trainings"),
-        ({"preset": "other"}, "expected a run of the preset other as it is now"),
-        ({"architecture": "INPUT"}, "as it is now, got format 1, INPUT"),
-        ({"format": 2}, "got format 2"),
+        ({"architecture": "INPUT(1x1x1) -> FC(2)"}, "are of different trainings"),
+        ({"format": 2}, "expected a run of format 1, got format 2"),
         ({"unknown": 2}, "expected the record of a run"),
     ):
         (tmp_path / RECORD_NAME).write_text(json.dumps(record | changed))

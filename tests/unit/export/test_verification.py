@@ -132,12 +132,28 @@ def test_a_difference_of_one_tap_alone_is_found(
     def off(images: UInt8Array) -> dict[str, Float32Array]:
         values = dict(reference(images))
         pool = values["pool1"].copy()
-        pool[-1, 3, 2, 1] += 2 * ATOL
+        pool[-1, 3, 2, 1] += 0.1
         return values | {"pool1": pool}
 
     (failure,) = failures(model, metadata, off)
     assert isinstance(failure, ToleranceError)
-    assert str(failure).startswith("pool1: expected a difference of at most 0.0001 ")
+    assert str(failure).startswith("pool1: expected a difference of at most 0.000")
+
+
+def test_the_tolerance_grows_with_the_largest_value_of_a_tensor(
+    model: onnx.ModelProto, metadata: dict[str, object], reference: Reference
+) -> None:
+    def scaled(by: float) -> Reference:
+        return lambda images: {
+            name: value * np.float32(by) if name == "pool1" else value
+            for name, value in reference(images).items()
+        }
+
+    (pool,) = (c for c in verify(model, metadata, scaled(1 + 0.9 * ATOL)) if c.tensor == "pool1")
+    assert pool.max_abs_diff is not None
+    assert pool.max_abs_diff > ATOL  # beyond it, were the values not larger than 1
+    (failure,) = failures(model, metadata, scaled(1 + 2 * ATOL))
+    assert isinstance(failure, ToleranceError)
 
 
 def test_no_number_is_never_within_tolerance(

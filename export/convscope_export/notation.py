@@ -202,7 +202,7 @@ class _Parser:
         times = 1
         if self._peek().text == "*":
             self._take()
-            times = self._number("how often, such as *2", "the group")
+            times = self._number("how often, such as *2", "*")
         return Repeat(tuple(items), times)
 
     # layer = conv | "RELU" | pool | fc
@@ -264,9 +264,8 @@ class _Parser:
         token = self._peek()
         methods = [method for method in _METHODS if method == token.text.lower()]
         if not methods:
-            self._fail(
-                f"POOL: expected {', '.join(_METHODS)}, got {token.text or 'the end'}", token
-            )
+            known = f"{', '.join(_METHODS[:-1])} or {_METHODS[-1]}"
+            self._fail(f"POOL: expected {known}, got {token.text or 'the end'}", token)
         self._take()
         self._comma("POOL", "a window size, such as 2x2, or global")
         if self._peek().text.lower() == "global":
@@ -329,7 +328,7 @@ class _Parser:
     def _close(self, layer: str) -> None:
         token = self._peek()
         if token.text != ")":
-            expected = ")" if layer in ("INPUT", "FC") else ") or ,"
+            expected = ")" if layer in ("INPUT", "FC") else ", or )"
             self._fail(f"{layer}: expected {expected}, got {token.text or 'the end'}", token)
         self._take()
 
@@ -367,7 +366,8 @@ class _Parser:
 
     def _fail_at_number(self, expected: str, token: _Token) -> NoReturn:
         """Fail where a number belongs; a letter there is the general form of the notation."""
-        hint = "; put a number in place of the letter" if token.kind == "word" else ""
+        letter = re.fullmatch(r"[A-Za-z](x[A-Za-z])*", token.text)
+        hint = "; put a number in place of the letter" if letter else ""
         self._fail(f"{expected}, got {token.text or 'the end'}{hint}", token)
 
     @contextmanager

@@ -51,7 +51,8 @@ def test_simple_prints_itself_in_notation() -> None:
 def test_settings_that_are_not_the_default_are_printed() -> None:
     layers = (Conv(8, 5, stride=3, padding=1), Pool("average", 3, stride=1), FullyConnected(4))
     assert str(Architecture(Volume(1, 27, 21), layers)) == (
-        "INPUT(21x27x1) -> CONV(8, 5x5, stride 3, padding 1) -> POOL(average, 3x3, stride 1) -> FC(4)"
+        "INPUT(21x27x1) -> CONV(8, 5x5, stride 3, padding 1) -> POOL(average, 3x3, stride 1) "
+        "-> FC(4)"
     )
 
 

@@ -36,13 +36,17 @@ def show(
     show_layers(architecture, console)
     console.print()
     console.print(_heads(architecture))
-    warnings = rules_of_thumb.broken(architecture)
-    if warnings:
+    show_warnings(architecture, console)
+
+
+def show_warnings(architecture: Architecture, console: Console) -> None:
+    """Print the rules of thumb that it breaks after an empty line; nothing if there is none."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for line in rules_of_thumb.broken(architecture):
+        table.add_row(Text("warning:", "yellow"), Text(line))
+    if table.row_count:
         console.print()
-    for line in warnings:
-        row = Table.grid(padding=(0, 1, 0, 0))
-        row.add_row(Text("warning:", "yellow"), Text(line))
-        console.print(row)
+        console.print(table)
 
 
 def show_layers(architecture: Architecture, console: Console) -> None:

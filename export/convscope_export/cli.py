@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from convscope_export import architecture_page, rules_of_thumb
+from convscope_export import architecture_page
 from convscope_export.errors import ExportError
 from convscope_export.notation import is_notation, parse
 from convscope_export.presets import DEFAULT_RECIPE, PRESETS, Preset
@@ -67,7 +65,7 @@ def _reported() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
-@click.command(context_settings=_CONTEXT)
+@click.command(context_settings=_CONTEXT, epilog=f"Presets: {', '.join(PRESETS)}.")
 @click.argument("architecture", metavar="PRESET|NOTATION")
 @click.option(
     "--data",
@@ -104,9 +102,8 @@ def train(
 ) -> None:
     """Train a preset or an architecture in ConvNet NOTATION on CIFAR-10.
 
-    Presets are simple, stack and vgg16. NOTATION starts with INPUT and is put in
-    quotes; docs/notation.md tells it, convscope describe shows what it stands for. The
-    pictures are stretched to the size of the input.
+    NOTATION starts with INPUT and is put in quotes; docs/notation.md tells it, convscope
+    describe shows what it stands for. The pictures are stretched to the size of the input.
 
     A training that was stopped goes on where it stopped when the same command
     is given again.
@@ -123,7 +120,7 @@ def train(
         with download_progress(console) as report:
             images = cifar10.load(data, on_progress=report)
         architecture_page.show_layers(chosen.architecture, console)
-        console.print(f"[dim]{escape(str(chosen.architecture))}[/dim]", highlight=False)
+        architecture_page.show_warnings(chosen.architecture, console)
         console.print(f"Data: [bold]{images.copy.name}[/bold]: {images.copy.description}.")
         with TrainingProgress(console) as progress:
             try:
@@ -179,9 +176,7 @@ def _chosen(text: str, name: str | None) -> Preset:
     help="The model file; its card is written beside it.  [default: models/NAME/1/model.onnx]",
 )
 @_name_option
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of the weights of NOTATION."
-)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of random weights.")
 def export(
     source: str | None, preset: str | None, output: Path | None, name: str | None, seed: int
 ) -> None:
@@ -215,8 +210,7 @@ def export(
     console.print(f"Wrote {path} ({len(model.contents):,} bytes) and {card}", highlight=False)
     if untrained is not None:
         console.print("It is untrained: its weights are random, its answers mean nothing.")
-        for line in rules_of_thumb.broken(untrained.architecture):
-            console.print(Text(f"warning: {line}", "yellow"))
+        architecture_page.show_warnings(untrained.architecture, console)
 
 
 @click.command(context_settings=_CONTEXT)

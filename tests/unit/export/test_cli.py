@@ -109,6 +109,7 @@ def test_help_and_usage_name_the_presets() -> None:
     assert "notation that starts with INPUT" in invoke("train", "complicated").stderr
     for name in PRESETS:
         assert name in invoke("export", "--help").output
+        assert name in invoke("train", "--help").output
 
 
 @pytest.mark.parametrize("command", ["train", "export"])

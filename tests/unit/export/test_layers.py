@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from convscope_export.layers import (
     distance_weights,
 )
 
+PAGE = (Path(__file__).parents[3] / "docs" / "notation.md").read_text(encoding="utf-8")
 CIFAR = Volume(depth=3, height=32, width=32)
 
 
@@ -89,6 +91,7 @@ def test_weights_by_distance_of_a_3x3_window_by_hand() -> None:
     rows = ((corner, 0.5, corner), (0.5, 1, 0.5), (corner, 0.5, corner))
     for found, expected in zip(distance_weights(3), rows, strict=True):
         assert found == pytest.approx([weight / total for weight in expected])
+        assert f"| {' | '.join(f'{weight:.3f}' for weight in found)} |" in PAGE
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])

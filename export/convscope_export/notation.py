@@ -7,11 +7,11 @@ knows nothing of torch or ONNX.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NoReturn, get_args
 
 from convscope_export.architecture import Architecture
 from convscope_export.errors import ExportError
+from convscope_export.excerpt import marked
 from convscope_export.layers import (
     ArchitectureError,
     Conv,
@@ -24,6 +24,7 @@ from convscope_export.layers import (
     Repeat,
     Volume,
 )
+from convscope_export.tokens import Token, end_of, tokens
 
 EXAMPLE = "INPUT(32x32x3) -> [[CONV(12, 3x3) -> RELU]*1 -> POOL(max, 2x2)]*1 -> FC(10)"
 
@@ -32,9 +33,6 @@ MAX_CHARACTERS = 10_000
 MAX_DEPTH = 10
 MAX_DIGITS = 7
 
-# Longest part of the notation that an error shows: it fits an 80-column terminal.
-_EXCERPT_CHARACTERS = 76
-
 _METHODS: tuple[PoolMethod, ...] = get_args(PoolMethod)
 _FORMS = {
     "CONV": "CONV(filters, FxF), for example CONV(12, 3x3)",
@@ -42,15 +40,6 @@ _FORMS = {
     "FC": "FC(outputs), for example FC(10)",
     "INPUT": "INPUT(WxHxD), for example INPUT(32x32x3)",
 }
-
-# Slides write arrows and crosses; canonical notation has -> and x.
-_TOKEN = re.compile(
-    r"(?P<arrow>->|→)"
-    r"|(?P<size>\d+(?:\s*[xX×]\s*\d+)+)"
-    r"|(?P<number>\d+)"
-    r"|(?P<word>[^\W\d]\w*)"
-    r"|(?P<mark>\S)"
-)
 
 
 class NotationError(ExportError):
@@ -67,37 +56,7 @@ class NotationError(ExportError):
     def __init__(self, reason: str, text: str, start: int, end: int) -> None:
         """Keep the reason, and the place in the text."""
         self.reason, self.start, self.end = reason, start, end
-        line, column = _excerpt(text, start)
-        carets = "^" * max(1, min(end - start, len(line) - column))
-        place = f"\n  {line}\n  {' ' * column}{carets}" if line.strip() else ""
-        super().__init__(reason + place)
-
-
-def _excerpt(text: str, start: int) -> tuple[str, int]:
-    """The line of the text around a place, cut to fit a terminal, and the place's column."""
-    begin = max(text.rfind(end, 0, start) for end in "\r\n") + 1
-    # One column a character: tabs and other control characters would shift the carets.
-    line = "".join(
-        c if c.isprintable() else " " for c in (text[begin:].splitlines() or [""])[0]
-    ).rstrip()
-    column = start - begin
-    skipped = max(0, column - _EXCERPT_CHARACTERS // 2)
-    if len(line) <= _EXCERPT_CHARACTERS or skipped == 0:
-        skipped, before = 0, ""
-    else:
-        before = "..."
-    shown = line[skipped:]
-    if len(before + shown) > _EXCERPT_CHARACTERS:
-        shown = shown[: _EXCERPT_CHARACTERS - len(before) - 3] + "..."
-    return before + shown, column - skipped + len(before)
-
-
-@dataclass(frozen=True)
-class _Token:
-    kind: str
-    text: str
-    start: int
-    end: int
+        super().__init__(reason + marked(text, start, end))
 
 
 def is_notation(text: str) -> bool:
@@ -133,10 +92,7 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._tokens = [
-            _Token(match.lastgroup or "", match.group(), *match.span())
-            for match in _TOKEN.finditer(text)
-        ]
+        self._tokens = tokens(text)
         self._next = 0
         # By identity: equal layers stand in several places.
         self._places: dict[int, tuple[int, int]] = {}
@@ -151,7 +107,7 @@ class _Parser:
         if token.kind == "":
             self._fail(f"expected an architecture such as {EXAMPLE}, got nothing", token)
         if token.text.upper() != "INPUT":
-            self._fail(f"expected INPUT first, such as INPUT(32x32x3), got {token.text}", token)
+            self._fail(f"expected INPUT first, such as INPUT(32x32x3), got {token}", token)
         volume = self._input()
         self._places[id(volume)] = (token.start, self._tokens[self._next - 1].end)
         items = []
@@ -233,8 +189,7 @@ class _Parser:
             case "INPUT":
                 self._fail("expected INPUT once, at the beginning", token)
             case _:
-                got = token.text or "the end"
-                self._fail(f"expected CONV, RELU, POOL, FC or a group [...], got {got}", token)
+                self._fail(f"expected CONV, RELU, POOL, FC or a group [...], got {token}", token)
 
     # conv = "CONV" "(" number "," F "x" F { "," ( stride | padding ) } ")"
     # padding = "padding" ( number | "none" | "same" )
@@ -265,7 +220,7 @@ class _Parser:
         methods = [method for method in _METHODS if method == token.text.lower()]
         if not methods:
             known = f"{', '.join(_METHODS[:-1])} or {_METHODS[-1]}"
-            self._fail(f"POOL: expected {known}, got {token.text or 'the end'}", token)
+            self._fail(f"POOL: expected {known}, got {token}", token)
         self._take()
         self._comma("POOL", "a window size, such as 2x2, or global")
         if self._peek().text.lower() == "global":
@@ -294,30 +249,29 @@ class _Parser:
             name = token.text.lower()
             if name not in names:
                 expected = " or ".join(names)
-                self._fail(f"{layer}: expected {expected}, got {token.text or 'the end'}", token)
+                self._fail(f"{layer}: expected {expected}, got {token}", token)
             if name in seen:
                 self._fail(f"{layer}: expected {name} once, got it twice", token)
             seen.add(self._take().text.lower())
             yield name
 
-    def _peek(self) -> _Token:
+    def _peek(self) -> Token:
         """The next token; one of kind "" after the last."""
         if self._next < len(self._tokens):
             return self._tokens[self._next]
-        end = len(self._text.rstrip())
-        return _Token("", "", end, end + 1)
+        return end_of(self._text)
 
-    def _take(self) -> _Token:
+    def _take(self) -> Token:
         self._next += 1
         return self._tokens[self._next - 1]
 
     def _arrow(self) -> None:
         token = self._peek()
         if token.kind != "arrow":
-            self._fail(f"expected -> before the next layer, got {token.text}", token)
+            self._fail(f"expected -> before the next layer, got {token}", token)
         self._take()
 
-    def _open(self, layer: str) -> _Token:
+    def _open(self, layer: str) -> Token:
         """Take a layer's name and its bracket; returns the name."""
         name = self._take()
         if self._peek().text != "(":
@@ -329,13 +283,13 @@ class _Parser:
         token = self._peek()
         if token.text != ")":
             expected = ")" if layer in ("INPUT", "FC") else ", or )"
-            self._fail(f"{layer}: expected {expected}, got {token.text or 'the end'}", token)
+            self._fail(f"{layer}: expected {expected}, got {token}", token)
         self._take()
 
     def _comma(self, layer: str, before: str) -> None:
         token = self._peek()
         if token.text != ",":
-            self._fail(f"{layer}: expected , and {before}, got {token.text or 'the end'}", token)
+            self._fail(f"{layer}: expected , and {before}, got {token}", token)
         self._take()
 
     def _number(self, what: str, where: str) -> int:
@@ -356,22 +310,22 @@ class _Parser:
         token = self._peek()
         height, width = self._size(layer, what, 2)
         if height != width:
-            self._fail(f"{layer}: expected {what}, as wide as high, got {token.text}", token)
+            self._fail(f"{layer}: expected {what}, as wide as high, got {token}", token)
         return width
 
-    def _digits(self, token: _Token, digits: str) -> int:
+    def _digits(self, token: Token, digits: str) -> int:
         if len(digits) > MAX_DIGITS:
             self._fail(f"expected a number of at most {MAX_DIGITS} digits", token)
         return int(digits)
 
-    def _fail_at_number(self, expected: str, token: _Token) -> NoReturn:
+    def _fail_at_number(self, expected: str, token: Token) -> NoReturn:
         """Fail where a number belongs; a letter there is the general form of the notation."""
         letter = re.fullmatch(r"[A-Za-z](x[A-Za-z])*", token.text)
         hint = "; put a number in place of the letter" if letter else ""
-        self._fail(f"{expected}, got {token.text or 'the end'}{hint}", token)
+        self._fail(f"{expected}, got {token}{hint}", token)
 
     @contextmanager
-    def _blamed(self, start: _Token) -> Iterator[None]:
+    def _blamed(self, start: Token) -> Iterator[None]:
         """Put what is wrong with a layer's numbers under the layer."""
         try:
             yield
@@ -379,5 +333,5 @@ class _Parser:
             end = self._tokens[self._next - 1].end
             raise NotationError(str(error), self._text, start.start, end) from error
 
-    def _fail(self, reason: str, token: _Token) -> NoReturn:
+    def _fail(self, reason: str, token: Token) -> NoReturn:
         raise NotationError(reason, self._text, token.start, token.end)

@@ -395,6 +395,20 @@ def test_an_error_in_several_lines_shows_its_line() -> None:
     assert carets.count("^") == 3
 
 
+def test_what_an_error_quotes_is_short_and_printable() -> None:
+    for text, quoted in (
+        ("DENSE" * 100, "DENSE" * 6 + "..."),
+        ("\x1b[31m", "'\\x1b'"),
+        ("3 x\n3", "3 x 3"),
+    ):
+        with pytest.raises(NotationError) as raised:
+            parse(f"INPUT(8x8x3) -> {text}")
+        assert raised.value.reason == (
+            f"expected CONV, RELU, POOL, FC or a group [...], got {quoted}"
+        )
+        assert str(raised.value).replace("\n", "").isprintable()
+
+
 def test_notation_without_end_is_refused_before_it_is_read() -> None:
     with pytest.raises(NotationError, match="at most 10,000 characters, got 10,001"):
         parse("[" * 10_001)

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
@@ -21,6 +23,7 @@ from convscope_client.exit_codes import ExitCode
 from convscope_proto.v1 import classifier_pb2 as pb
 
 COMMANDS = {command.name: command for command in (classify, features, describe, evaluate, health)}
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 RECORD = np.dtype([("label", "u1"), ("planes", "u1", (3, 32, 32))])
 
 
@@ -281,6 +284,15 @@ class TestDescribeNotation:
     """Without a server; the table itself is tested where it is made."""
 
     NOTATION = "INPUT(32x32x3) -> CONV(12, 3x3) -> RELU -> POOL(max, 2x2) -> FC(10)"
+
+    @pytest.fixture(autouse=True)
+    def registered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Look functions up in the project file: the installed metadata may be older."""
+        group = tomllib.loads(PROJECT.read_text())["project"]["entry-points"]["convscope.describe"]
+        monkeypatch.setattr(
+            "convscope_client.cli.describe.entry_points",
+            lambda *, group, name, found=group: [EntryPoint(name, found[name], group)],
+        )
 
     def test_shows_layers_and_heads(self) -> None:
         result = run(describe, self.NOTATION)

@@ -87,7 +87,7 @@ def _built(network: Network, metadata: dict[str, Any]) -> Verified:
     mean, std = metadata["normalization"]["mean"], metadata["normalization"]["std"]
     model = convert(network, mean, std)
     comparisons = verify(model, metadata, torch_reference(network, mean, std))
-    metadata["verification"] = summary(comparisons)
+    metadata["verification"] = summary(metadata, comparisons)
     metadata_props.attach(model, metadata)
     # deterministic: the same run and versions make the same bytes.
     return Verified(model.SerializeToString(deterministic=True), metadata, comparisons)

@@ -18,8 +18,13 @@ from convscope_export.network import Network, normalize
 from convscope_export.onnx_export import INPUT_NAME, OUTPUT_NAMES, tensor_names
 from convscope_export.onnx_runtime import RuntimeLoadError, RuntimeRunError, Session
 
-# 1 is what most requests are, 2 is what was traced, 7 is neither and no power of two.
+# 1 is what most requests are, 2 is what was traced, 7 is neither and no power of two. For a
+# network whose layers make so much that 7 pictures of it would fill the memory, so is 3.
 BATCHES = (1, 2, 7)
+_LARGE_BATCHES = (1, 2, 3)
+# Of one batch's activations; several copies are alive while they are compared (VGG-16 at
+# 224x224: 0.8 GB of activations for 7 pictures, 3.8 GB resident).
+_MAX_ACTIVATION_BYTES = 1 << 30
 
 # Largest difference from PyTorch. Both compute in float32 but sum in another order: on
 # activations of a size of 10 a sum of 3,000 terms differs by some 1e-5.
@@ -60,6 +65,14 @@ class Comparison:
     tensor: str
     shape: tuple[int, ...]
     max_abs_diff: float | None
+
+
+def batches(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Numbers of pictures that a model is checked with, from the volumes of its layers."""
+    volumes = (layer["volume"] for layer in metadata["layers"])
+    values = sum(volume["depth"] * volume["height"] * volume["width"] for volume in volumes)
+    fits = 4 * values * max(BATCHES) <= _MAX_ACTIVATION_BYTES
+    return BATCHES if fits else _LARGE_BATCHES
 
 
 def pictures(count: int, height: int, width: int, channels: int) -> UInt8Array:
@@ -138,7 +151,7 @@ def verify(
             (Session(model.SerializeToString()), OUTPUT_NAMES),
             (Session(with_taps(model, taps).SerializeToString()), (*OUTPUT_NAMES, *taps)),
         ]
-        for batch in BATCHES:
+        for batch in batches(metadata):
             images = pictures(batch, volume["height"], volume["width"], volume["channels"])
             expected = dict(reference(images)) if reference else {}
             for session, outputs in sessions:
@@ -212,10 +225,10 @@ def _softmax(scores: Float32Array) -> Float32Array:
     return answer
 
 
-def summary(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def summary(metadata: Mapping[str, Any], comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Value of the metadata key `verification`."""
     return {
-        "batches": list(BATCHES),
+        "batches": list(batches(metadata)),
         "atol": ATOL,
         "max_abs_diff": {comparison.tensor: comparison.max_abs_diff for comparison in comparisons},
     }

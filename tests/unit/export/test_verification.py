@@ -32,6 +32,7 @@ from convscope_export.verification import (
     ToleranceError,
     UInt8Array,
     VerificationError,
+    batches,
     pictures,
     summary,
     torch_reference,
@@ -95,7 +96,7 @@ def test_a_sound_model_reports_every_tensor(
     for comparison in found:
         assert comparison.max_abs_diff is not None
         assert 0 <= comparison.max_abs_diff < ATOL
-    assert summary(found) == {
+    assert summary(metadata, found) == {
         "batches": [1, 2, 7],
         "atol": ATOL,
         "max_abs_diff": {comparison.tensor: comparison.max_abs_diff for comparison in found},
@@ -347,3 +348,15 @@ def test_a_model_file_that_is_verified_later_needs_its_metadata(
         metadata_props.MetadataError, match=r"convscope\.format is missing \(0 of 17"
     ):
         model_file.check(path)
+
+
+def test_a_network_of_huge_volumes_is_checked_with_fewer_pictures(
+    metadata: dict[str, object],
+) -> None:
+    def of(side: int) -> tuple[int, ...]:
+        return batches({"layers": [{"volume": {"depth": 64, "height": side, "width": side}}]})
+
+    assert batches(metadata) == (1, 2, 7)
+    # 64 * 774^2 * 4 bytes * 7 is the last below 1 GiB.
+    assert of(774) == (1, 2, 7)
+    assert of(775) == (1, 2, 3)

@@ -93,7 +93,7 @@ class Session(Protocol):
     """One compiled form of a model. Requests for the same session share batches."""
 
     def run(self, images: UInt8Array) -> Sequence[Float32Array]:
-        """Compute one batch; called from a worker thread, one call at a time.
+        """Compute one batch; called from worker threads, as many at a time as the model has.
 
         Args:
             images: uint8, (N, H, W, 3), RGB, 0-255. Read, never written.

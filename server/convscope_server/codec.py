@@ -12,8 +12,16 @@ from convscope_server.backend import Float32Array, ModelInfo, UInt8Array
 from convscope_server.batch_queue import Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MapAnswer, MapRequest, Reduction
+from convscope_server.model_status import ModelState, ModelStatus
 
 DEFAULT_TOP_K = 5
+
+_STATES: Mapping[ModelState, pb.ModelState.ValueType] = {
+    ModelState.LOADING: pb.MODEL_STATE_LOADING,
+    ModelState.READY: pb.MODEL_STATE_READY,
+    ModelState.UNLOADING: pb.MODEL_STATE_UNLOADING,
+    ModelState.UNAVAILABLE: pb.MODEL_STATE_UNAVAILABLE,
+}
 
 M = TypeVar("M", bound=Message)
 
@@ -154,6 +162,16 @@ def timings(computed: Computed, decode_s: float) -> pb.Timings:
         compute_ns=round(computed.compute_s * 1e9),
         batch_size=computed.batch_size,
         batch_count=computed.batch_count,
+    )
+
+
+def describe_status(status: ModelStatus) -> pb.Model:
+    """A version that is not served: only where it stands."""
+    return pb.Model(
+        name=status.name,
+        version=status.version,
+        state=_STATES[status.state],
+        state_reason=status.reason,
     )
 
 

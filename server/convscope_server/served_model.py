@@ -1,7 +1,10 @@
 """One model in service: its backend, its queue, and the sessions its requests need."""
 
 import asyncio
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from convscope_server.backend import Backend, ModelInfo, Session, UInt8Array
 from convscope_server.batch_queue import Computed
@@ -20,6 +23,7 @@ class ServedModel:
         name: Name of its folder in the repository.
         version: Name of its version's folder.
         metrics: Its metrics.
+        max_batch_size: Most rows of one batch.
     """
 
     def __init__(
@@ -31,11 +35,30 @@ class ServedModel:
         lean: Session,
         scheduler: Scheduler,
         metrics: ModelMetrics,
+        max_batch_size: int,
+        default_timeout_s: float | None = None,
     ) -> None:
-        """Put a loaded model into service; lean is its session without taps, warmed."""
+        """Put a loaded model into service.
+
+        Args:
+            name: What it is served as.
+            version: A whole number from 1.
+            backend: Builds its sessions.
+            lean: Its session without taps, warmed.
+            scheduler: Computes its batches; closed with the model.
+            metrics: Its metrics.
+            max_batch_size: Most rows of one batch.
+            default_timeout_s: How long a request without a deadline may wait in the
+                queue; None for ever.
+        """
         self.name = name
         self.version = version
         self.metrics = metrics
+        self.max_batch_size = max_batch_size
+        self._default_timeout_s = default_timeout_s
+        self._lease_count = 0
+        self._retiring = False
+        self._idle = asyncio.Event()
         self._backend = backend
         self._lean = lean
         self._scheduler = scheduler
@@ -52,6 +75,20 @@ class ServedModel:
     def execution_provider(self) -> str:
         """Where it runs."""
         return self._backend.execution_provider
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Keeps the model computing until the block ends, even if it leaves service meanwhile.
+
+        Every request holds one from the moment it has found its model.
+        """
+        self._lease_count += 1
+        try:
+            yield
+        finally:
+            self._lease_count -= 1
+            if self._retiring and not self._lease_count:
+                self._idle.set()
 
     def check_room(self, rows: int) -> None:
         """Whether this many images could be queued now: asked before they are decoded.
@@ -75,8 +112,17 @@ class ServedModel:
         Raises:
             ServerError: As in Scheduler.submit.
         """
+        if deadline_s is None and self._default_timeout_s is not None:
+            deadline_s = time.monotonic() + self._default_timeout_s
         session = self._lean if not tensors else await self._tapped_session(tensors)
         return await self._scheduler.submit(images, session, deadline_s=deadline_s)
+
+    async def retire(self) -> None:
+        """Close once the last lease has ended; the model must be out of service."""
+        self._retiring = True
+        if self._lease_count:
+            await self._idle.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Stop computing; what waits fails."""

@@ -8,12 +8,13 @@ from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server import codec
 from convscope_server.backend import PROBABILITIES, SCORES, UInt8Array
 from convscope_server.call import Call, Methods, Unary
-from convscope_server.errors import NotReady, Overloaded, ResponseTooLarge
+from convscope_server.errors import Overloaded, ResponseTooLarge
 from convscope_server.feature_maps import MapPlan
-from convscope_server.lifecycle import Lifecycle, Phase
+from convscope_server.lifecycle import Lifecycle
+from convscope_server.model_status import ModelState, ModelStatus
 from convscope_server.pictures import decode_all
-from convscope_server.repository import Models
 from convscope_server.served_model import ServedModel
+from convscope_server.served_models import Models
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
 
@@ -26,14 +27,12 @@ class ClassifierServicer:
         models: Models,
         lifecycle: Lifecycle,
         *,
-        max_batch_size: int,
         max_message_bytes: int,
         max_picture_pixels: int,
     ) -> None:
         """Take the models, and the limits of config.ServerConfig."""
         self._models = models
         self._lifecycle = lifecycle
-        self._max_batch_size = max_batch_size
         self._max_message_bytes = max_message_bytes
         self._max_picture_pixels = max_picture_pixels
 
@@ -48,7 +47,12 @@ class ClassifierServicer:
     async def classify(self, message: bytes, call: Call) -> bytes:
         """Classify; see classifier.proto."""
         request = codec.parse(pb.ClassifyRequest, message)
-        model = self._model(request.model_name, request.model_version)
+        self._lifecycle.check_takes_requests()
+        model = self._models.get(request.model_name, request.model_version)
+        with model.lease():
+            return await self._classify(request, model, call)
+
+    async def _classify(self, request: pb.ClassifyRequest, model: ServedModel, call: Call) -> bytes:
         rows = codec.row_count(request)
         plan = MapPlan(codec.map_requests(request), model.info)
         try:
@@ -89,26 +93,20 @@ class ClassifierServicer:
     async def get_model(self, message: bytes, call: Call) -> bytes:
         """Describe one model."""
         request = codec.parse(pb.GetModelRequest, message)
-        model = self._describe(self._model(request.name, request.version))
-        return pb.GetModelResponse(model=model).SerializeToString()
+        self._lifecycle.check_takes_requests()
+        status = self._models.status(request.name, request.version)
+        return pb.GetModelResponse(model=self._describe(status)).SerializeToString()
 
     async def list_models(self, message: bytes, call: Call) -> bytes:
         """Describe all models in short."""
         codec.parse(pb.ListModelsRequest, message)
         response = pb.ListModelsResponse(default_model_name=self._models.default_name)
-        for model in self._models.all():
-            described = self._describe(model)
+        for status in self._models.statuses():
+            described = self._describe(status)
             described.ClearField("layers")
             described.ClearField("metadata")
             response.models.append(described)
         return response.SerializeToString()
-
-    def _model(self, name: str, version: str) -> ServedModel:
-        if self._lifecycle.phase is Phase.STARTING:
-            raise NotReady("the server is still loading its models; try again")
-        if not self._lifecycle.takes_requests:
-            raise NotReady("the server is shutting down; try another one")
-        return self._models.get(name, version)
 
     def _check_response_size(self, rows: int, plan: MapPlan, model: ServedModel) -> None:
         size_bytes = plan.response_bytes(rows)
@@ -138,11 +136,17 @@ class ClassifierServicer:
         model.metrics.decode_seconds.observe(decode_s)
         return images, decode_s
 
-    def _describe(self, model: ServedModel) -> pb.Model:
-        return codec.describe(
+    def _describe(self, status: ModelStatus) -> pb.Model:
+        """What is known of a version: all of one that is served, else only where it stands."""
+        if status.state is not ModelState.READY:
+            return codec.describe_status(status)
+        model = self._models.get(status.name, status.version)
+        described = codec.describe(
             model.info,
             name=model.name,
             version=model.version,
-            max_batch_size=self._max_batch_size,
+            max_batch_size=model.max_batch_size,
             execution_provider=model.execution_provider,
         )
+        described.state_reason = status.reason
+        return described

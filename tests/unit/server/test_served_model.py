@@ -47,7 +47,13 @@ def serve(backend: CountingBackend) -> ServedModel:
         max_batch_size=8, max_queue_rows=100, max_queue_bytes=10_000, observer=metrics
     )
     return ServedModel(
-        "tiny", "1", backend=backend, lean=GatedSession(), scheduler=scheduler, metrics=metrics
+        "tiny",
+        "1",
+        backend=backend,
+        lean=GatedSession(),
+        scheduler=scheduler,
+        metrics=metrics,
+        max_batch_size=8,
     )
 
 

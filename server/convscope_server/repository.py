@@ -8,13 +8,14 @@ the servicer do).
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from convscope_server.config import ServerConfig
 from convscope_server.cpu import available_cpu_count
 from convscope_server.errors import ModelError, ServerError, UnknownModel
 from convscope_server.loading import load_model
+from convscope_server.memory import release_free_memory
 from convscope_server.metrics import Metrics
 from convscope_server.model_folder import ModelFolder, ModelSource
 from convscope_server.model_status import ModelState, ModelStatus
@@ -109,11 +110,14 @@ class Repository:
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
         """Do work to its end, whether or not the caller waits for it."""
-        task = asyncio.ensure_future(work)
+        await asyncio.shield(self._start(work))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
         task.add_done_callback(_hear)
-        await asyncio.shield(task)
+        return task
 
     async def _load(self, name: str) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
@@ -187,8 +191,10 @@ class Repository:
         task = asyncio.ensure_future(model.retire())
         self._retiring[model] = task
 
-        def retired(_: Awaitable[None]) -> None:
-            self._retiring.pop(model, None)
+        def retired(task: "asyncio.Task[None]") -> None:
+            del self._retiring[model]
+            if not task.cancelled():
+                self._start(asyncio.to_thread(release_free_memory))
             if self._drop_instance(name, version):
                 log.info("model %s, version %s: unloaded", name, version)
                 if name in self.attempted:

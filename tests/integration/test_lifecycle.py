@@ -151,4 +151,4 @@ def test_starts_that_must_fail_say_why_in_one_line(models: str, tmp_path: Path) 
     truncated = tmp_path / "truncated.onnx"
     truncated.write_bytes(tiny_model().SerializeToString()[:-50])
     status, line = failing_start(str(truncated))
-    assert (status, "model truncated, version 1: truncated.onnx: expected" in line) == (1, True)
+    assert (status, "model 'truncated': version 1: truncated.onnx: expected" in line) == (1, True)

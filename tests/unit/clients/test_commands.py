@@ -21,6 +21,9 @@ from convscope_client.exit_codes import ExitCode
 from convscope_proto.v1 import classifier_pb2 as pb
 
 COMMANDS = {command.name: command for command in (classify, features, describe, evaluate, health)}
+UNLOADED = pb.Model(
+    name="m", version="2", state=pb.MODEL_STATE_UNAVAILABLE, state_reason="expected a model"
+)
 RECORD = np.dtype([("label", "u1"), ("planes", "u1", (3, 32, 32))])
 
 
@@ -263,6 +266,11 @@ class TestDescribe:
         assert described["accuracy"] == 0.25
         assert described["metadata"] == {"convscope.name": '"tiny"'}
 
+    def test_of_a_model_that_is_not_loaded_it_says_why(self, fake: FakeClassifier) -> None:
+        fake.model = UNLOADED
+
+        assert run(describe).output == "m 2  UNAVAILABLE: expected a model\n"
+
     def test_an_unknown_model_is_one_line(self) -> None:
         result = run(describe, "nobody")
 
@@ -308,6 +316,15 @@ class TestEvaluate:
 
         assert result.exit_code == ExitCode.REJECTED
         assert "Error: expected test_batch.bin of CIFAR-10's binary version in" in result.stderr
+
+    def test_refuses_a_model_that_is_not_loaded(self, data: Path, fake: FakeClassifier) -> None:
+        fake.model = UNLOADED
+        result = run(evaluate, "--data", data)
+
+        assert result.exit_code == ExitCode.REJECTED
+        assert result.stderr == (
+            "Error: expected a model that is loaded, got m 2: UNAVAILABLE, expected a model\n"
+        )
 
     def test_refuses_a_model_of_another_size(self, data: Path, fake: FakeClassifier) -> None:
         fake.model = pb.Model(name="big", input=pb.ImageInput(height=224, width=224), labels=["a"])

@@ -131,15 +131,18 @@ class Server:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, interrupted, signal_number)
         try:
-            starting = asyncio.ensure_future(self.start())
+            # Not part of what a signal cuts short: half a transport cannot be stopped.
+            await self._listen()
+            loading = asyncio.ensure_future(self._serve())
             stopping = asyncio.ensure_future(stop.wait())
-            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():  # told to stop while the models load: never ready then
-                starting.cancel()
-                await asyncio.wait([starting])
+            await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                await loading
+                await stopping
+            else:
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
                 return
-            await starting
-            await stopping
             draining = asyncio.ensure_future(self.drain(grace_period_s))
             hurrying = asyncio.ensure_future(impatient.wait())
             await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
@@ -154,11 +157,18 @@ class Server:
         Raises:
             StartupError: A port is taken, or a model cannot be served.
         """
-        config = self._config
-        started_s = time.perf_counter()
+        await self._listen()
+        await self._serve()
+
+    async def _listen(self) -> None:
         # Ports first: one that is taken is told before the models take their time.
+        config = self._config
         self.port = await self._transport.start(config.host, config.port)
         self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
+
+    async def _serve(self) -> None:
+        config = self._config
+        started_s = time.perf_counter()
         await self._load_models()
         if config.model_control == "poll":
             poller = Poller(self._repository, config.poll_interval_s)

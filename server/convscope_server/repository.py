@@ -82,7 +82,6 @@ class Repository:
         self.attempted.pop(name, None)
         await self._finish(self._unload(name))
         self._locks.pop(name, None)
-        self._metrics.model_load_failures.remove_by_labels({"model": name})
         for status in self._models.statuses(name):
             if status.state is not ModelState.UNLOADING:
                 self._models.forget(name, status.version)
@@ -123,6 +122,7 @@ class Repository:
         async with self._locks.setdefault(name, asyncio.Lock()):
             folder = await asyncio.to_thread(self.folder.read, name)
             self.attempted[name] = folder
+            self._metrics.model_load_failures.labels(name)  # told as 0 before it first fails
             if folder.ignored:
                 log.warning(
                     "model %s: ignored in config.pbtxt: %s", name, ", ".join(folder.ignored)
@@ -183,6 +183,7 @@ class Repository:
         async with self._locks[name]:
             for model in self._models.serve(name, ()):
                 self._retire(model)
+            self._metrics.model_load_failures.remove_by_labels({"model": name})
 
     def _retire(self, model: ServedModel) -> None:
         del self._sources[model]

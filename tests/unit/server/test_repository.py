@@ -285,6 +285,16 @@ def test_config_pbtxt_bounds_the_batch_and_names_the_classes(tmp_path: Path) -> 
     run(scenario, write_repository(tmp_path))
 
 
+def test_instances_compute_side_by_side(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        config = tmp_path / "tiny" / "config.pbtxt"
+        config.write_text("instance_group [ { count: 3 kind: KIND_CPU } ]")
+        await world.repository.load("tiny")
+        assert set(await asyncio.gather(*(world.offset() for _ in range(50)))) == {0}
+
+    run(scenario, write_repository(tmp_path))
+
+
 # --- polling: each poll() is one look ---
 
 
@@ -292,6 +302,8 @@ def test_a_change_is_loaded_once_it_has_settled(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         await world.repository.load("tiny")
         poller = Poller(world.repository, 1)
+        failures = 'convscope_model_load_failures_total{model="tiny"}'
+        assert f"{failures} 0.0" in world.metric_lines()
         path = tmp_path / "tiny" / "1" / "model.onnx"
         whole = tiny_model(offset=5).SerializeToString()
         for length in range(100, len(whole), len(whole) // 5):  # a slow writer
@@ -300,7 +312,7 @@ def test_a_change_is_loaded_once_it_has_settled(tmp_path: Path) -> None:
         path.write_bytes(whole)
         await poller.poll()
         assert await world.offset() == 0
-        assert 'convscope_model_load_failures_total{model="tiny"} 1.0' not in world.metric_lines()
+        assert f"{failures} 0.0" in world.metric_lines()
         await poller.poll()
         assert await world.offset() == 5
 

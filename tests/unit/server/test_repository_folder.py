@@ -148,3 +148,17 @@ def test_folders_without_a_file_to_load(tmp_path: Path) -> None:
     assert problem(tmp_path) == "1/model.onnx: expected a file"
     (tmp_path / "tiny" / "config.pbtxt").write_bytes(b"\xff\xfe")
     assert problem(tmp_path) == "config.pbtxt: expected text in UTF-8"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.parametrize("level", ["tiny", "tiny/1"])
+def test_a_folder_that_may_not_be_read_is_a_problem_of_its_model(
+    tmp_path: Path, level: str
+) -> None:
+    write_repository(tmp_path)
+    (tmp_path / level).chmod(0)
+    try:
+        assert RepositoryFolder(tmp_path, LATEST).names() == ["tiny"]
+        assert problem(tmp_path) == "its folder cannot be read: Permission denied"
+    finally:
+        (tmp_path / level).chmod(0o700)

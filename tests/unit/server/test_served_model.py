@@ -10,7 +10,7 @@ from support.tiny_models import activations, random_images, tiny_model
 from convscope_server.backend import ModelInfo
 from convscope_server.batch_queue import QueueLimits
 from convscope_server.batch_request import Computed
-from convscope_server.errors import BackendFailure, ModelError, Overloaded
+from convscope_server.errors import BackendFailure, DeadlineExceeded, ModelError, Overloaded
 from convscope_server.metrics import Metrics, ModelMetrics
 from convscope_server.model_file import ModelFile
 from convscope_server.ort_backend import OrtBackend
@@ -44,7 +44,11 @@ class CountingBackend:
         return GatedSession()
 
 
-def serve(backend: CountingBackend) -> ServedModel:
+def serve(
+    backend: CountingBackend,
+    lean: GatedSession | None = None,
+    default_timeout_s: float | None = None,
+) -> ServedModel:
     metrics = ModelMetrics(Metrics(CollectorRegistry()), "tiny", "1", INFO)
     limits = QueueLimits(max_batch_size=8, max_rows=100, max_bytes=10_000)
     scheduler = Scheduler(limits, metrics)
@@ -52,9 +56,10 @@ def serve(backend: CountingBackend) -> ServedModel:
         "tiny",
         "1",
         backend=backend,
-        lean=GatedSession(),
+        lean=lean or GatedSession(),
         scheduler=scheduler,
         metrics=metrics,
+        default_timeout_s=default_timeout_s,
     )
 
 
@@ -100,6 +105,26 @@ def test_a_caller_who_leaves_does_not_take_the_session_from_the_others() -> None
         backend.gate.set()
         assert (await staying).outputs[0].tolist() == [2]
         assert len(backend.built) == 1
+        await model.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_without_a_deadline_gets_the_models() -> None:
+    async def scenario() -> None:
+        lean = GatedSession(is_open=False)
+        model = serve(CountingBackend(), lean, default_timeout_s=1e-6)
+        holding = asyncio.create_task(model.compute(images(1), (), deadline_s=float("inf")))
+        while not lean.batches:
+            await asyncio.sleep(0.001)
+        waiting = asyncio.create_task(model.compute(images(2), ()))
+        patient = asyncio.create_task(model.compute(images(3), (), deadline_s=float("inf")))
+        await asyncio.sleep(0.001)
+        lean.open()
+        with pytest.raises(DeadlineExceeded):
+            await waiting
+        assert (await patient).outputs[0].tolist() == [3]
+        await holding
         await model.close()
 
     asyncio.run(scenario())

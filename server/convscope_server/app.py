@@ -33,19 +33,26 @@ class Server:
 
     Attributes:
         port: Where gRPC listens, once started.
-        metrics_port: Where HTTP listens, once started.
+        metrics_port: Where HTTP listens, once started; not a worker's.
         lifecycle: Where the server stands.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
-        """Keep the settings; must be made on the event loop that it will run on."""
+    def __init__(self, config: ServerConfig, *, is_worker: bool = False) -> None:
+        """Keep the settings; must be made on the event loop that it will run on.
+
+        Args:
+            config: The settings.
+            is_worker: One of several that share config.port; HTTP and the metrics of
+                processes are the supervisor's then.
+        """
         self._config = config
         self.lifecycle = Lifecycle()
         self.port = config.port
         self.metrics_port = config.metrics_port
         registry = CollectorRegistry()
-        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
-            registry.register(collector)
+        if not is_worker:
+            for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+                registry.register(collector)
         self._metrics = Metrics(registry)
         # For pictures and large answers; starts no thread before the first.
         self._executor = ThreadPoolExecutor(available_cpu_count(), thread_name_prefix="convscope")
@@ -76,11 +83,16 @@ class Server:
             max_concurrent_streams=config.max_concurrent_streams,
             keepalive_time_s=config.keepalive_time_s,
             keepalive_timeout_s=config.keepalive_timeout_s,
+            shares_port=is_worker,
         )
-        self._http = HttpServer(
-            registry,
-            is_ready=lambda: self.lifecycle.phase is Phase.SERVING,
-            loop=asyncio.get_running_loop(),
+        self._http = (
+            None
+            if is_worker
+            else HttpServer(
+                registry,
+                is_ready=lambda: self.lifecycle.phase is Phase.SERVING,
+                loop=asyncio.get_running_loop(),
+            )
         )
 
     async def run(self) -> None:
@@ -132,9 +144,10 @@ class Server:
         """
         config = self._config
         started_s = time.perf_counter()
-        # Ports first: one that is taken is told before the models take their time.
-        self.port = await self._transport.start(config.host, config.port)
-        self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
+        if self._http:
+            # Ports first: one that is taken is told before the models take their time.
+            self.port = await self._transport.start(config.host, config.port)
+            self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
         sources = await asyncio.to_thread(find_models, config.models)
         for source in sources:
             self._models.add(await load_model(source, config, self._metrics))
@@ -143,22 +156,21 @@ class Server:
                 self._models.get(config.default_model, "")
             except ServerError as error:
                 raise StartupError(f"--default-model: {error}") from error
+        if not self._http:
+            # Last: from here on, new connections come to this worker as to the others.
+            self.port = await self._transport.start(config.host, config.port)
         self.lifecycle.advance(Phase.SERVING)
-        self._metrics.ready.set(1)
+        where = f": gRPC on {config.host}:{self.port}, metrics on http://{config.metrics_host}:"
         log.info(
-            "ready after %.2f s: gRPC on %s:%d, metrics on http://%s:%d/metrics",
+            "ready after %.2f s%s",
             time.perf_counter() - started_s,
-            config.host,
-            self.port,
-            config.metrics_host,
-            self.metrics_port,
+            f"{where}{self.metrics_port}/metrics" if self._http else "",
         )
 
     async def drain(self, grace_period_s: float) -> None:
         """Turn away new calls, and wait for those in flight."""
         log.info("stopping: health says NOT_SERVING, calls are taken for %g s", grace_period_s)
         self.lifecycle.advance(Phase.LEAVING)
-        self._metrics.ready.set(0)
         await asyncio.sleep(grace_period_s)
         self.lifecycle.advance(Phase.DRAINING)
         deadline_s = time.monotonic() + self._config.drain_timeout_s
@@ -180,6 +192,7 @@ class Server:
         for model in self._models.all():
             await model.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._http.stop)
+        if self._http:
+            await asyncio.to_thread(self._http.stop)
         if served:
             log.info("stopped")

@@ -23,7 +23,10 @@ _MODEL = ("model", "version")
 
 
 class Metrics:
-    """The server's metrics in one registry."""
+    """The server's metrics in one registry.
+
+    A gauge says how several workers' values become one (multiprocess_mode).
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every metric; each registry takes one Metrics."""
@@ -47,20 +50,19 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.ready = Gauge(
-            "convscope_ready", "1 while the server takes requests, else 0.", registry=registry
-        )
         self.model_info = Gauge(
             "convscope_model_info",
             "1 for each model that is served.",
             (*_MODEL, "execution_provider"),
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self.model_load_seconds = Gauge(
             "convscope_model_load_seconds",
             "Time to load and warm the model.",
             _MODEL,
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self.images = Counter(
             "convscope_images_total", "Images classified.", _MODEL, registry=registry
@@ -107,10 +109,18 @@ class Metrics:
             registry=registry,
         )
         self.queue_rows = Gauge(
-            "convscope_queue_rows", "Rows that wait for a batch.", _MODEL, registry=registry
+            "convscope_queue_rows",
+            "Rows that wait for a batch.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.queue_bytes = Gauge(
-            "convscope_queue_bytes", "Bytes of rows that wait.", _MODEL, registry=registry
+            "convscope_queue_bytes",
+            "Bytes of rows that wait.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.refused = Counter(
             "convscope_requests_refused_total",
@@ -152,6 +162,7 @@ class Metrics:
             "Sessions held: the lean one, and one for each cached set of layers.",
             _MODEL,
             registry=registry,
+            multiprocess_mode="livesum",
         )
 
 

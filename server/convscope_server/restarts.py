@@ -1,6 +1,6 @@
 """When a worker that ended is started again, and when it is not."""
 
-FIRST_DELAY_S = 0.25
+FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 30.0
 # A worker that lived this long begins anew with the first delay.
 STEADY_AFTER_S = 60.0

@@ -154,7 +154,7 @@ class Supervisor:
             self._metrics.worker_ended(number)
             how = how_it_ended(status)
             if self._stop.is_set():
-                if status not in (0, -signal.SIGTERM):
+                if self._was_ready and status not in (0, -signal.SIGTERM):
                     log.error("worker %d %s while the server stopped", number, how)
                     self._clean = False
                 return

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from convscope_server.backend import Float32Array, Session, UInt8Array
+from convscope_server.backend import Float32Array, ImageArray, Session
 
 Arrays = Sequence[Float32Array]
 
@@ -37,7 +37,7 @@ class Request:
     """Rows that one caller waits for.
 
     Attributes:
-        images: uint8, (N, H, W, 3), N >= 1.
+        images: N >= 1 rows of what the session takes.
         session: What computes them; requests for the same one share batches.
         tapped: Whether that session returns feature maps.
         priority: Its level, one of PRIORITIES.
@@ -50,7 +50,7 @@ class Request:
         parts: Outputs by the first row they belong to: batches may finish in any order.
     """
 
-    images: UInt8Array
+    images: ImageArray
     session: Session
     tapped: bool
     priority: int
@@ -82,7 +82,7 @@ class Slice:
 
     request: Request
     start: int
-    images: UInt8Array
+    images: ImageArray
 
 
 @dataclass(slots=True)

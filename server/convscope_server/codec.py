@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError, Message
 
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
-from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ModelInfo, UInt8Array
+from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray, ModelInfo
 from convscope_server.batch_request import DEFAULT_PRIORITY, PRIORITIES, Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
@@ -77,8 +77,10 @@ def priority(request: pb.ClassifyRequest) -> int:
     return level
 
 
-def pixels(tensor: pb.Tensor, info: ModelInfo) -> UInt8Array:
-    """Raw pixels of a request: uint8, (N, H, W, 3), of the model's size.
+def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
+    """Raw pixels of a request: uint8, (N, H, W, C), of the model's size.
+
+    Or, of a model whose own input is of floats, that input: of its dtype and shape, finite.
 
     Raises:
         InvalidRequest: They are of another dtype or shape, or the bytes do not fit.
@@ -87,12 +89,28 @@ def pixels(tensor: pb.Tensor, info: ModelInfo) -> UInt8Array:
         array = from_tensor(tensor)
     except TensorError as error:
         raise InvalidRequest(f"pixels: {error}") from error
-    if array.dtype != np.uint8 or array.shape[1:] != (info.height, info.width, 3):
+    native = info.native
+    if native and array.dtype == native.dtype and array.shape[1:] == native.shape:
+        odd_count = array.size - np.count_nonzero(np.isfinite(array))
+        if odd_count:
+            raise InvalidRequest(
+                f"expected finite numbers, got {odd_count} that are NaN or infinite"
+            )
+        return cast("ImageArray", array)
+    shape = (info.height, info.width, info.channels)
+    if array.dtype != np.uint8 or array.shape[1:] != shape:
+        expected = f"pixels of dtype uint8 and shape {_batch_shape(shape)}"
+        if native:
+            expected += f", or {native.dtype} {_batch_shape(native.shape)} as the graph takes it"
         raise InvalidRequest(
-            f"expected pixels of dtype uint8 and shape (N, {info.height}, {info.width}, 3), "
-            f"got {array.dtype.name} {array.shape}: send the picture as a file to have it resized"
+            f"expected {expected}, got {array.dtype.name} {array.shape}: "
+            "send the picture as a file to have it resized"
         )
-    return cast("UInt8Array", array)
+    return cast("ImageArray", array)
+
+
+def _batch_shape(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
 
 
 def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
@@ -237,7 +255,11 @@ def describe(
         description=info.description,
         architecture=info.architecture,
         input=pb.ImageInput(
-            height=info.height, width=info.width, channels=3, mean=info.mean, std=info.std
+            height=info.height,
+            width=info.width,
+            channels=info.channels,
+            mean=info.mean,
+            std=info.std,
         ),
         labels=info.labels,
         max_batch_size=max_batch_size,

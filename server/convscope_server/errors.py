@@ -4,6 +4,8 @@ status.py maps each to a gRPC code. Every message says what was expected, what
 came, and where it helps what to do; none holds a path of this machine.
 """
 
+from collections.abc import Iterable
+
 
 class ServerError(Exception):
     """Base of all errors that a caller or an operator is told about."""
@@ -55,3 +57,10 @@ class ModelError(ServerError):
 
 class StartupError(ServerError):
     """The server cannot start: a port is taken, or a folder holds no model."""
+
+
+def shortened(names: Iterable[str], limit: int = 8) -> str:
+    """A list of names for an error's text: the first of them, and how many more there are."""
+    listed = list(names)
+    text = ", ".join(listed[:limit])
+    return text if len(listed) <= limit else f"{text} and {len(listed) - limit} more"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, LayerInfo, ModelInfo
-from convscope_server.errors import InvalidRequest
+from convscope_server.errors import InvalidRequest, shortened
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -154,15 +154,16 @@ def _select(index: int, request: MapRequest, layers: Sequence[LayerInfo]) -> lis
         )
     if request.channels and len(set(request.channels)) < len(request.channels):
         raise InvalidRequest(f"feature_maps[{index}]: expected each channel once")
+    known = {layer.name: layer for layer in layers}
     chosen: set[str] = set()
     for pattern in dict.fromkeys(request.layers):
-        names = {
-            layer.name for layer in layers if pattern == "all" or fnmatchcase(layer.name, pattern)
-        }
+        if pattern in known:  # an exact name beats a pattern: foreign names may look like one
+            names = {pattern}
+        else:
+            names = {name for name in known if pattern == "all" or fnmatchcase(name, pattern)}
         if not names:
-            known = ", ".join(layer.name for layer in layers)
             raise InvalidRequest(
-                f"unknown layer {pattern!r}: expected one of {known}, "
+                f"unknown layer {pattern[:100]!r}: expected one of {shortened(known)}, "
                 "a pattern such as conv*, or all"
             )
         chosen |= names

@@ -26,10 +26,12 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
     """
     started_s = time.perf_counter()
     try:
-        backend, lean = await asyncio.to_thread(_compile, source, config)
+        backend, lean, notes = await asyncio.to_thread(_compile, source, config)
     except ServerError as error:
         raise StartupError(f"model {source.name}, version {source.version}: {error}") from error
     load_s = time.perf_counter() - started_s
+    for note in notes:
+        log.warning("model %s, version %s: %s", source.name, source.version, note)
     labels = (source.name, source.version)
     metrics.model_load_seconds.labels(*labels).set(load_s)
     metrics.model_info.labels(*labels, backend.execution_provider).set(1)
@@ -43,7 +45,7 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
     )
     model_metrics = ModelMetrics(metrics, source.name, source.version, backend.info)
     limits = QueueLimits(
-        max_batch_size=config.max_batch_size,
+        max_batch_size=backend.max_batch_size,
         max_rows=config.max_queue_rows,
         max_bytes=config.max_queue_bytes,
         max_delay_s=config.max_queue_delay_ms / 1000,
@@ -59,8 +61,10 @@ async def load_model(source: ModelSource, config: ServerConfig, metrics: Metrics
     )
 
 
-def _compile(source: ModelSource, config: ServerConfig) -> tuple[OrtBackend, OrtSession]:
-    """The model's backend and its lean session, on one thread where that is quick enough."""
+def _compile(
+    source: ModelSource, config: ServerConfig
+) -> tuple[OrtBackend, OrtSession, tuple[str, ...]]:
+    """The model's backend, its lean session, on one thread if that is quick enough, and notes."""
     model_file = ModelFile.load(source.path)
     thread_count = config.thread_count or available_cpu_count()
 
@@ -76,6 +80,6 @@ def _compile(source: ModelSource, config: ServerConfig) -> tuple[OrtBackend, Ort
         quick = backend(1)
         lean = quick.build_session(())
         if lean.inline or thread_count == 1:
-            return quick, lean
+            return quick, lean, model_file.notes
     threaded = backend(thread_count)
-    return threaded, threaded.build_session(())
+    return threaded, threaded.build_session(()), model_file.notes

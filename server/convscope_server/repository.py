@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convscope_server.errors import StartupError, UnknownModel
+from convscope_server.errors import StartupError, UnknownModel, shortened
 from convscope_server.served_model import ServedModel
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -94,16 +94,16 @@ class Models:
             UnknownModel: There is none.
         """
         wanted = name or self.default_name
-        names = ", ".join(sorted(self._by_name))
+        names = shortened(sorted(self._by_name))
         if not wanted:
             raise UnknownModel(
                 f"the server has no default model: expected the name of one of {names}"
             )
         model = self._by_name.get(wanted)
         if model is None:
-            raise UnknownModel(f"unknown model {wanted!r}: expected one of {names}")
+            raise UnknownModel(f"unknown model {wanted[:100]!r}: expected one of {names}")
         if version not in ("", model.version):
             raise UnknownModel(
-                f"unknown version {version!r} of model {wanted!r}: expected {model.version}"
+                f"unknown version {version[:100]!r} of model {wanted!r}: expected {model.version}"
             )
         return model

@@ -15,7 +15,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
-from convscope_server.backend import Session, UInt8Array
+from convscope_server.backend import ImageArray, Session
 from convscope_server.batch_queue import BatchQueue, Observer, QueueLimits, late_or
 from convscope_server.batch_request import DEFAULT_PRIORITY, Arrays, Batch, Computed, Request
 from convscope_server.errors import BackendFailure, NotReady, ServerError
@@ -103,7 +103,7 @@ class Scheduler:
 
     async def submit(
         self,
-        images: UInt8Array,
+        images: ImageArray,
         session: Session,
         *,
         tapped: bool = False,
@@ -115,7 +115,8 @@ class Scheduler:
         Cancelling the caller's task takes the rows that still wait out of the queue.
 
         Args:
-            images: uint8, (N, H, W, 3), N >= 1; must stay unchanged until the answer.
+            images: N >= 1 rows of what the session takes; must stay unchanged until the
+                answer.
             session: What computes them; requests for the same one share batches.
             tapped: Whether that session returns feature maps.
             priority: 1 to 9, 1 served first.

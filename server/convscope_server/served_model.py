@@ -1,6 +1,8 @@
 """One model in service: its backend, its queue, and the sessions its requests need."""
 
-from convscope_server.backend import Backend, ModelInfo, Session, UInt8Array
+import numpy as np
+
+from convscope_server.backend import Backend, ImageArray, ModelInfo, Session
 from convscope_server.batch_request import DEFAULT_PRIORITY, Computed
 from convscope_server.feature_maps import MapPlan
 from convscope_server.metrics import ModelMetrics
@@ -34,7 +36,7 @@ class ServedModel:
         self._backend = backend
         self._lean = lean
         self._scheduler = scheduler
-        self._tapped = SessionCache(backend, lambda count: metrics.sessions.set(1 + count))
+        self._sessions = SessionCache(backend, lambda count: metrics.sessions.set(1 + count))
         metrics.sessions.set(1)
 
     @property
@@ -56,6 +58,11 @@ class ServedModel:
     def check_size(self, rows: int) -> None:
         """Whether this many images may be in one request; raises InvalidRequest if not."""
         self._scheduler.check_size(rows, rows * self.info.image_bytes)
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most rows that are computed at once."""
+        return self._scheduler.max_batch_size
 
     def check_room(
         self,
@@ -84,7 +91,7 @@ class ServedModel:
 
     async def compute(
         self,
-        images: UInt8Array,
+        images: ImageArray,
         tensors: tuple[str, ...],
         *,
         priority: int = DEFAULT_PRIORITY,
@@ -93,7 +100,8 @@ class ServedModel:
         """Scores, probabilities and these tensors for a request's images.
 
         Args:
-            images: uint8, (N, H, W, 3), N >= 1, of the model's size.
+            images: N >= 1 rows: uint8, (N, H, W, C), of the model's size; or floats, as the
+                graph's own input takes them (ModelInfo.native).
             tensors: Tensors of the graph to return after the scores and probabilities.
             priority: 1 to 9, 1 served first.
             deadline_s: When the caller stops waiting, in time.monotonic() seconds.
@@ -101,12 +109,16 @@ class ServedModel:
         Raises:
             ServerError: As in Scheduler.submit.
         """
-        session = self._lean if not tensors else await self._tapped.get(tensors)
+        native = images.dtype != np.uint8
+        if tensors or native:
+            session = await self._sessions.get(tensors, native=native)
+        else:
+            session = self._lean
         return await self._scheduler.submit(
             images, session, tapped=bool(tensors), priority=priority, deadline_s=deadline_s
         )
 
     async def close(self) -> None:
         """Stop computing; what waits fails."""
-        self._tapped.close()
+        self._sessions.close()
         await self._scheduler.close()

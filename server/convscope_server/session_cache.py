@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from convscope_server.backend import Backend, Session
 from convscope_server.errors import Overloaded
@@ -17,6 +18,9 @@ MAX_SESSIONS = 8
 MAX_EXTRA_SESSIONS = 8
 
 _RETRY_AFTER_MS = 200
+
+
+_Key = tuple[bool, tuple[str, ...]]  # native, tensors
 
 
 @dataclass(slots=True, eq=False)
@@ -36,19 +40,22 @@ class SessionCache:
         """Begin with none; on_change is told how many there are, whenever that changes."""
         self._backend = backend
         self._on_change = on_change
-        self._entries: OrderedDict[tuple[str, ...], _Entry] = OrderedDict()
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._alive: weakref.WeakSet[Session] = weakref.WeakSet()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="convscope-build")
 
-    async def get(self, tensors: tuple[str, ...]) -> Session:
+    async def get(self, tensors: tuple[str, ...], *, native: bool = False) -> Session:
         """The session that returns these tensors of the graph beside the scores.
+
+        A native one takes what the graph's own input takes, instead of uint8 pixels.
 
         Raises:
             Overloaded: Too many others are held or being built.
             BackendFailure: The runtime could not build it.
         """
-        entry = self._entries.get(tensors) or self._start(tensors)
-        self._entries.move_to_end(tensors)
+        key = (native, tensors)
+        entry = self._entries.get(key) or self._start(key)
+        self._entries.move_to_end(key)
         entry.waiters += 1
         try:
             # The session is everybody's: one caller's cancellation must not stop it.
@@ -63,7 +70,7 @@ class SessionCache:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._entries.clear()
 
-    def _start(self, tensors: tuple[str, ...]) -> _Entry:
+    def _start(self, key: _Key) -> _Entry:
         builds = sum(not entry.future.done() for entry in self._entries.values())
         if builds + len(self._alive) >= MAX_SESSIONS + MAX_EXTRA_SESSIONS:
             raise Overloaded(
@@ -73,22 +80,20 @@ class SessionCache:
                 retry_after_ms=_RETRY_AFTER_MS,
             )
         future = asyncio.get_running_loop().run_in_executor(
-            self._executor, self._backend.build_session, tensors
+            self._executor, partial(self._backend.build_session, key[1], native=key[0])
         )
-        entry = self._entries[tensors] = _Entry(future)
-        future.add_done_callback(lambda done: self._built(tensors, entry, done))
+        entry = self._entries[key] = _Entry(future)
+        future.add_done_callback(lambda done: self._built(key, entry, done))
         return entry
 
-    def _built(
-        self, tensors: tuple[str, ...], entry: _Entry, done: asyncio.Future[Session]
-    ) -> None:
+    def _built(self, key: _Key, entry: _Entry, done: asyncio.Future[Session]) -> None:
         if done.cancelled() or done.exception():
-            if self._entries.get(tensors) is entry:  # the next one who asks tries again
-                del self._entries[tensors]
+            if self._entries.get(key) is entry:  # the next one who asks tries again
+                del self._entries[key]
             return
         self._alive.add(done.result())
         # One that is dropped lives on until the requests that hold it are answered.
         finished = [key for key, other in self._entries.items() if other.future.done()]
-        for key in finished[:-MAX_SESSIONS]:
-            del self._entries[key]
+        for old in finished[:-MAX_SESSIONS]:
+            del self._entries[old]
         self._on_change(min(len(finished), MAX_SESSIONS))

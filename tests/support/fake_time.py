@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from convscope_server.backend import Float32Array, UInt8Array
+from convscope_server.backend import Float32Array, ImageArray
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class TimedSession:
         self.batches: list[list[int]] = []
         self.starts: list[tuple[int, float]] = []
 
-    def run(self, images: UInt8Array) -> Sequence[Float32Array]:
+    def run(self, images: ImageArray) -> Sequence[Float32Array]:
         numbers = rows_of(images)
         self.batches.append(numbers)
         if self.error:
@@ -95,14 +95,14 @@ class TimedSession:
         return [np.array(numbers, np.float32)]
 
 
-def numbered(first: int, count: int) -> UInt8Array:
+def numbered(first: int, count: int) -> ImageArray:
     """Rows of one pixel, (count, 1, 1, 3), that hold the numbers from first on, below 2^24."""
     numbers = np.arange(first, first + count)
-    pixels: UInt8Array = (numbers[:, None] >> np.array([0, 8, 16])).astype(np.uint8)
+    pixels: ImageArray = (numbers[:, None] >> np.array([0, 8, 16])).astype(np.uint8)
     return pixels.reshape(-1, 1, 1, 3)
 
 
-def rows_of(images: UInt8Array) -> list[int]:
+def rows_of(images: ImageArray) -> list[int]:
     """The numbers that rows hold."""
     numbers = images.reshape(-1, 3).astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
     return [int(number) for number in numbers]

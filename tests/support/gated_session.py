@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convscope_server.backend import Float32Array, UInt8Array
+from convscope_server.backend import Float32Array, ImageArray
 
 
 class GatedSession:
@@ -26,7 +26,7 @@ class GatedSession:
         """Let waiting batches and all later ones go."""
         self._gate.set()
 
-    def run(self, images: UInt8Array) -> Sequence[Float32Array]:
+    def run(self, images: ImageArray) -> Sequence[Float32Array]:
         """Note the rows, wait for the gate, answer."""
         rows = images[:, 0, 0, 0].tolist()
         self.batches.append(rows)
@@ -73,6 +73,6 @@ class Log:
         self.drops.append((reason, rows))
 
 
-def images(*values: int) -> UInt8Array:
+def images(*values: int) -> ImageArray:
     """Rows of one pixel each, (N, 1, 1, 3), that hold these values."""
     return np.repeat(np.array(values, np.uint8), 3).reshape(-1, 1, 1, 3)

@@ -9,7 +9,7 @@ from functools import partial
 
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server import codec
-from convscope_server.backend import PROBABILITIES, SCORES, UInt8Array
+from convscope_server.backend import PROBABILITIES, SCORES, ImageArray
 from convscope_server.call import Call, Methods, Stream, Unary
 from convscope_server.dispatch import failure_of
 from convscope_server.errors import NotReady, Overloaded, ResponseTooLarge
@@ -108,7 +108,7 @@ class ClassifierServicer:
         priority = codec.priority(request)
         plan = MapPlan(codec.map_requests(request), model.info)
         # What is invalid is told before what there is no room for.
-        pixels = None
+        pixels: ImageArray | None = None
         if request.WhichOneof("images") == "pixels":
             pixels = codec.pixels(request.pixels, model.info)
         try:
@@ -192,16 +192,17 @@ class ClassifierServicer:
 
     async def _decode(
         self, request: pb.ClassifyRequest, model: ServedModel
-    ) -> tuple[UInt8Array, float]:
+    ) -> tuple[ImageArray, float]:
         """The request's pictures as pixels, and the seconds it took to decode them."""
         gone = threading.Event()
 
-        def decode() -> tuple[UInt8Array, float]:
+        def decode() -> tuple[ImageArray, float]:
             started_s = time.perf_counter()
             images = decode_all(
                 request.encoded.images,
                 model.info.height,
                 model.info.width,
+                model.info.channels,
                 max_pixels=self._max_picture_pixels,
                 gone=gone,
             )
@@ -221,6 +222,6 @@ class ClassifierServicer:
             model.info,
             name=model.name,
             version=model.version,
-            max_batch_size=self._max_batch_size,
+            max_batch_size=model.max_batch_size,
             execution_provider=model.execution_provider,
         )

@@ -35,7 +35,7 @@ class HealthServicer:
         service = codec.parse(health_pb2.HealthCheckRequest, message).service
         status = self._status(service)
         if status == _Response.SERVICE_UNKNOWN:
-            raise UnknownModel(f"unknown service or model {service!r}")
+            raise UnknownModel(f"unknown service or model {service[:100]!r}")
         return _encode(status)
 
     async def watch(self, messages: AsyncIterator[bytes], call: Call) -> AsyncIterator[bytes]:

@@ -36,7 +36,7 @@ class CountingBackend:
     def info(self) -> ModelInfo:
         return INFO
 
-    def build_session(self, tensors: tuple[str, ...]) -> GatedSession:
+    def build_session(self, tensors: tuple[str, ...], *, native: bool = False) -> GatedSession:
         self.built.append(tensors)
         self.gate.wait(30)
         if self.error:

@@ -1,7 +1,7 @@
 """Two or more servers under the same load, in turn: settings, event loops, numbers of workers.
 
     python benchmarks/compare.py "convscope serve" "convscope serve --workers 2"
-    python benchmarks/compare.py --model vgg.onnx --rows 64 --in-flight 2 COMMAND COMMAND
+    python benchmarks/compare.py COMMAND COMMAND --model vgg.onnx --rows 64 --in-flight 1 4
 
 Every command must start `convscope serve` and take its arguments at the end; all of
 them run throughout, and each round loads one after the other, so that a machine that

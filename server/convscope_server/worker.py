@@ -88,8 +88,9 @@ def _share_metrics(settings: WorkerSettings) -> None:
 
 def _end_with_supervisor(metrics_folder: Path) -> None:
     """End at once when the supervisor is gone: nobody would ever stop this process."""
-    while os.read(0, 1):
-        pass
+    with contextlib.suppress(OSError):
+        while os.read(0, 1):
+            pass
     shutil.rmtree(metrics_folder, ignore_errors=True)
     os._exit(1)
 

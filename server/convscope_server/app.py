@@ -16,14 +16,17 @@ from prometheus_client import (
 from convscope_server.config import ServerConfig
 from convscope_server.cpu import available_cpu_count
 from convscope_server.dispatch import Dispatcher
-from convscope_server.errors import ServerError, StartupError
+from convscope_server.errors import RepositoryUnreadable, ServerError, StartupError
 from convscope_server.http import HttpServer
 from convscope_server.lifecycle import Lifecycle, Phase
-from convscope_server.loading import load_model
 from convscope_server.metrics import Metrics
-from convscope_server.repository import Models, find_models
-from convscope_server.servicers import classifier, health, reflection
+from convscope_server.poller import Poller
+from convscope_server.repository import Repository
+from convscope_server.repository_folder import RepositoryFolder
+from convscope_server.served_models import Models
+from convscope_server.servicers import classifier, health, open_inference_repository, reflection
 from convscope_server.transports.grpcio import GrpcioTransport
+from convscope_server.version_policy import VersionPolicy
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,9 @@ class Server:
             config: The settings.
             is_worker: One of several that share config.port; HTTP and the metrics of
                 processes are the supervisor's then.
+
+        Raises:
+            StartupError: There is no such file or folder of models.
         """
         self._config = config
         self.lifecycle = Lifecycle()
@@ -57,17 +63,34 @@ class Server:
         # For pictures and large answers; starts no thread before the first.
         self._executor = ThreadPoolExecutor(available_cpu_count(), thread_name_prefix="convscope")
         self._models = Models(config.default_model)
-        services = (classifier.SERVICE, health.SERVICE, reflection.SERVICE)
+        try:
+            folder = RepositoryFolder(config.models, VersionPolicy.parse(config.version_policy))
+        except RepositoryUnreadable as error:
+            raise StartupError(str(error)) from error
+        self._folder = folder
+        self._repository = Repository(folder, self._models, config, self._metrics)
+        self._polling: asyncio.Task[None] | None = None
+        services = (
+            classifier.SERVICE,
+            open_inference_repository.SERVICE,
+            health.SERVICE,
+            reflection.SERVICE,
+        )
         self._dispatcher = Dispatcher(
             {
                 **classifier.ClassifierServicer(
                     self._models,
                     self.lifecycle,
-                    max_batch_size=config.max_batch_size,
                     max_message_bytes=config.max_message_bytes,
                     max_picture_pixels=config.max_picture_pixels,
                     max_in_flight_bytes=config.max_in_flight_bytes,
                     executor=self._executor,
+                ).methods(),
+                **open_inference_repository.OpenInferenceRepositoryServicer(
+                    self._repository,
+                    self._models,
+                    self.lifecycle,
+                    allows_control=config.model_control == "explicit",
                 ).methods(),
                 **health.HealthServicer(
                     self.lifecycle, self._models, frozenset(services)
@@ -148,14 +171,10 @@ class Server:
             # Ports first: one that is taken is told before the models take their time.
             self.port = await self._transport.start(config.host, config.port)
             self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
-        sources = await asyncio.to_thread(find_models, config.models)
-        for source in sources:
-            self._models.add(await load_model(source, config, self._metrics))
-        if config.default_model:
-            try:
-                self._models.get(config.default_model, "")
-            except ServerError as error:
-                raise StartupError(f"--default-model: {error}") from error
+        await self._load_models()
+        if config.model_control == "poll":
+            poller = Poller(self._repository, config.poll_interval_s)
+            self._polling = asyncio.ensure_future(poller.run())
         if not self._http:
             # Last: from here on, new connections come to this worker as to the others.
             self.port = await self._transport.start(config.host, config.port)
@@ -167,10 +186,49 @@ class Server:
             f"{where}{self.metrics_port}/metrics" if self._http else "",
         )
 
+    async def _load_models(self) -> None:
+        config = self._config
+        try:
+            present = await asyncio.to_thread(self._folder.names)
+        except RepositoryUnreadable as error:
+            raise StartupError(str(error)) from error
+        if config.model_control != "explicit":
+            names = present
+        else:
+            names = present if "*" in config.load_model else list(config.load_model)
+        if not present:
+            expected = "expected models as NAME/VERSION/model.onnx, VERSION a whole number"
+            if config.model_control == "none":
+                raise StartupError(f"{expected}, found none in {config.models}")
+            log.warning("%s; there are none yet", expected)
+        loads = [asyncio.ensure_future(self._repository.load(name)) for name in names]
+        try:
+            for load in loads:
+                await self._started(load)
+        finally:
+            for load in loads:
+                load.cancel()
+        # In the other modes it may come later.
+        if config.default_model and config.model_control == "none":
+            try:
+                self._models.status(config.default_model, "")
+            except ServerError as error:
+                raise StartupError(f"--default-model: {error}") from error
+
+    async def _started(self, load: "asyncio.Future[None]") -> None:
+        """Wait for a model that is loaded at the start."""
+        try:
+            await load
+        except ServerError as error:
+            if self._config.exit_on_error:
+                raise StartupError(str(error)) from error
+            log.error("%s; starting without it", error)
+
     async def drain(self, grace_period_s: float) -> None:
         """Turn away new calls, and wait for those in flight."""
         log.info("stopping: health says NOT_SERVING, calls are taken for %g s", grace_period_s)
         self.lifecycle.advance(Phase.LEAVING)
+        self._stop_polling()
         await asyncio.sleep(grace_period_s)
         self.lifecycle.advance(Phase.DRAINING)
         deadline_s = time.monotonic() + self._config.drain_timeout_s
@@ -187,12 +245,16 @@ class Server:
         """Stop at once: cancel what is in flight, free ports and threads."""
         served = self.lifecycle.phase is not Phase.STARTING
         self.lifecycle.advance(Phase.STOPPED)
+        self._stop_polling()
         # Time for Watch streams to end by themselves; nothing else is left by now.
         await self._transport.stop(grace_s=0.1)
-        for model in self._models.all():
-            await model.close()
+        await self._repository.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._http:
             await asyncio.to_thread(self._http.stop)
         if served:
             log.info("stopped")
+
+    def _stop_polling(self) -> None:
+        if self._polling:
+            self._polling.cancel()

@@ -37,6 +37,30 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 )
 @click.option("--default-model", default="", help="Answers requests that name no model.")
 @click.option(
+    "--model-control",
+    type=click.Choice(["none", "explicit", "poll"]),
+    default="none",
+    help="Who loads models after the start: nobody, callers, or the server when MODELS changes.",
+)
+@click.option(
+    "--load-model",
+    multiple=True,
+    help="With --model-control explicit, a model to load at the start; * for all. Repeatable.",
+)
+@click.option(
+    "--poll-interval-s", default=15.0, help="With --model-control poll, time between two looks."
+)
+@click.option(
+    "--version-policy",
+    default="latest:1",
+    help="Versions served where a model's config.pbtxt does not say: latest:N, all, specific:V,V.",
+)
+@click.option(
+    "--exit-on-error/--no-exit-on-error",
+    default=True,
+    help="Do not start when a model fails to load; or start without it.",
+)
+@click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
@@ -123,7 +147,8 @@ def serve(
 ) -> None:
     """Serve MODELS over gRPC until SIGTERM or Ctrl-C.
 
-    MODELS is a folder with NAME/VERSION/model.onnx, or one .onnx file; without
+    MODELS is a folder with NAME/VERSION/model.onnx and, if need be,
+    NAME/config.pbtxt as Triton reads it, or one .onnx file; without
     it, the models that come with convscope are served. Everything can also be
     set by the environment: MODELS by CONVSCOPE_MODELS, --max-batch-size by
     CONVSCOPE_MAX_BATCH_SIZE; or by a file, see --config.

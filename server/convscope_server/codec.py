@@ -9,14 +9,22 @@ from google.protobuf.message import DecodeError, Message
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray, ModelInfo
-from convscope_server.batch_request import DEFAULT_PRIORITY, PRIORITIES, Computed
+from convscope_server.batch_request import PRIORITIES, Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
+from convscope_server.model_status import ModelState, ModelStatus
 
 DEFAULT_TOP_K = 5
 # At most, what the wire adds to the label and numbers of a class, and to an answer.
 _CLASS_SCORE_BYTES = 32
 _RESPONSE_BYTES = 1024
+
+_STATES: Mapping[ModelState, pb.ModelState.ValueType] = {
+    ModelState.LOADING: pb.MODEL_STATE_LOADING,
+    ModelState.READY: pb.MODEL_STATE_READY,
+    ModelState.UNLOADING: pb.MODEL_STATE_UNLOADING,
+    ModelState.UNAVAILABLE: pb.MODEL_STATE_UNAVAILABLE,
+}
 
 M = TypeVar("M", bound=Message)
 
@@ -63,13 +71,13 @@ def row_count(request: pb.ClassifyRequest) -> int:
     return rows
 
 
-def priority(request: pb.ClassifyRequest) -> int:
-    """The request's level of priority.
+def priority(request: pb.ClassifyRequest, default: int) -> int:
+    """The request's level of priority; the default if it names none.
 
     Raises:
         InvalidRequest: There is no such level.
     """
-    level = request.priority or DEFAULT_PRIORITY
+    level = request.priority or default
     if level not in PRIORITIES:
         raise InvalidRequest(
             f"expected a priority from {PRIORITIES[0]} to {PRIORITIES[-1]}, or 0, got {level}"
@@ -241,6 +249,16 @@ def timings(computed: Computed, decode_s: float) -> pb.Timings:
         compute_ns=round(computed.compute_s * 1e9),
         batch_size=computed.batch_size,
         batch_count=computed.batch_count,
+    )
+
+
+def describe_status(status: ModelStatus) -> pb.Model:
+    """A version that is not served: only where it stands."""
+    return pb.Model(
+        name=status.name,
+        version=status.version,
+        state=_STATES[status.state],
+        state_reason=status.reason,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convscope_server.errors import StartupError
+from convscope_server.version_policy import VersionPolicy
 
 # In a wheel the shipped models lie inside the package, in a checkout at its root.
 _IN_WHEEL = Path(__file__).parent / "models"
@@ -22,6 +23,12 @@ class ServerConfig:
     Attributes:
         models: A folder in the layout <name>/<version>/model.onnx, or one .onnx file.
         default_model: Answers requests that name no model; empty: the only model there is.
+        model_control: "none": all models are loaded at the start and stay; "explicit":
+            load_model's are, and callers load and unload; "poll": models follow the folder.
+        load_model: Names to load at the start in the mode explicit; "*" for all.
+        poll_interval_s: Between two looks at the folder in the mode poll.
+        version_policy: Which versions are served: "latest:N", "all" or "specific:V,V".
+        exit_on_error: Do not start where a model fails to load.
         device: Where models run: "cpu" or "cuda"; one that is not there is an error.
         host, port: Where gRPC listens; port 0 takes a free one.
         metrics_host, metrics_port: Where HTTP listens.
@@ -48,6 +55,11 @@ class ServerConfig:
 
     models: Path
     default_model: str = ""
+    model_control: str = "none"
+    load_model: tuple[str, ...] = ()
+    poll_interval_s: float = 15.0
+    version_policy: str = "latest:1"
+    exit_on_error: bool = True
     device: str = "cpu"
     host: str = "127.0.0.1"
     port: int = 8001
@@ -78,6 +90,7 @@ class ServerConfig:
         ranges = {
             "port": (self.port, 0, 65535),
             "metrics_port": (self.metrics_port, 0, 65535),
+            "poll_interval_s": (self.poll_interval_s, 0.01, 86400),
             "max_batch_size": (self.max_batch_size, 1, 65535),
             "max_queue_rows": (self.max_queue_rows, 1, 1 << 31),
             "max_queue_bytes": (self.max_queue_bytes, 1, 1 << 40),
@@ -99,3 +112,11 @@ class ServerConfig:
             if not low <= value <= high:
                 flag = name.replace("_", "-")
                 raise StartupError(f"expected --{flag} from {low} to {high}, got {value}")
+        VersionPolicy.parse(self.version_policy)
+        if self.load_model and self.model_control != "explicit":
+            raise StartupError("--load-model is for --model-control explicit: give both or neither")
+        if self.workers > 1 and self.model_control == "explicit":
+            raise StartupError(
+                f"expected --workers 1 with --model-control explicit, got {self.workers}: "
+                "a caller's load or unload would reach one of them only"
+            )

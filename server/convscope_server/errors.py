@@ -47,6 +47,10 @@ class NotReady(ServerError):  # noqa: N818
     """The server is starting or draining; another one, or this one later, can answer."""
 
 
+class Unsupported(ServerError):  # noqa: N818
+    """The request asks for what this server does not do."""
+
+
 class BackendFailure(ServerError):  # noqa: N818
     """The runtime failed while it computed a batch."""
 
@@ -57,6 +61,10 @@ class ModelError(ServerError):
 
 class StartupError(ServerError):
     """The server cannot start: a port is taken, or a folder holds no model."""
+
+
+class RepositoryUnreadable(ServerError):  # noqa: N818
+    """The model repository is not there or cannot be listed; says nothing of its models."""
 
 
 def shortened(names: Iterable[str], limit: int = 8) -> str:

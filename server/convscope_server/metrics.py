@@ -10,6 +10,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.metrics import MetricWrapperBase
 
 from convscope_server.backend import Float32Array, ModelInfo
 
@@ -63,6 +64,12 @@ class Metrics:
             _MODEL,
             registry=registry,
             multiprocess_mode="livemax",
+        )
+        self.model_load_failures = Counter(
+            "convscope_model_load_failures_total",
+            "Loads of the model that failed.",
+            ("model",),
+            registry=registry,
         )
         self.images = Counter(
             "convscope_images_total", "Images classified.", _MODEL, registry=registry
@@ -164,6 +171,18 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._by_version = [
+            family
+            for family in vars(self).values()
+            if isinstance(family, MetricWrapperBase) and set(_MODEL) <= set(family._labelnames)
+        ]
+
+    def forget(self, name: str, version: str) -> None:
+        """Remove every series of a version of a model that is gone."""
+        # Files that workers share keep what was removed; worker_metrics.py goes by this.
+        self.sessions.labels(name, version).set(0)
+        for family in self._by_version:
+            family.remove_by_labels({"model": name, "version": version})
 
 
 class ModelMetrics:
@@ -172,6 +191,7 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, name: str, version: str, info: ModelInfo) -> None:
         """Bind every metric of a model, so that all its series exist from the start."""
         labels = {"model": name, "version": version}
+        self._queued = (0, 0)
         self.images = metrics.images.labels(**labels)
         self.predictions = [
             metrics.predictions.labels(**labels, label=label) for label in info.labels
@@ -207,8 +227,10 @@ class ModelMetrics:
 
     def queue_changed(self, rows: int, size_bytes: int) -> None:
         """The queue now holds this many rows, of this many bytes."""
-        self._queue_rows.set(rows)
-        self._queue_bytes.set(size_bytes)
+        # By the difference: while a reloaded model drains, two queues share the series.
+        self._queue_rows.inc(rows - self._queued[0])
+        self._queue_bytes.inc(size_bytes - self._queued[1])
+        self._queued = (rows, size_bytes)
 
     def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
         """A batch of this many rows was computed."""

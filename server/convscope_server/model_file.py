@@ -87,6 +87,17 @@ class ModelFile:
             raise ModelError("expected an ONNX model, got a file without a graph")
         return cls(proto)
 
+    def set_labels(self, labels: tuple[str, ...]) -> None:
+        """Take these labels instead of the file's.
+
+        Raises:
+            ModelError: They are not as many as the model's classes.
+        """
+        class_count = len(self.info.labels)
+        if len(labels) != class_count:
+            raise ModelError(f"expected {class_count} labels, one a class, got {len(labels)}")
+        self.info = replace(self.info, labels=labels)
+
     def serialize(self, tensors: tuple[str, ...] = (), *, native: bool = False) -> bytes:
         """The model's bytes, with these layers' tensors as graph outputs after its own.
 

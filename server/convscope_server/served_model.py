@@ -1,5 +1,10 @@
 """One model in service: its backend, its queue, and the sessions its requests need."""
 
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from convscope_server.backend import Backend, ImageArray, ModelInfo, Session
@@ -17,6 +22,8 @@ class ServedModel:
         name: Name of its folder in the repository.
         version: Name of its version's folder.
         metrics: Its metrics.
+        max_batch_size: Most rows of one batch.
+        default_priority: Level of a request that names none.
     """
 
     def __init__(
@@ -28,11 +35,31 @@ class ServedModel:
         lean: Session,
         scheduler: Scheduler,
         metrics: ModelMetrics,
+        default_timeout_s: float | None = None,
+        default_priority: int = DEFAULT_PRIORITY,
     ) -> None:
-        """Put a loaded model into service; lean is its session without taps, warmed."""
+        """Put a loaded model into service.
+
+        Args:
+            name: What it is served as.
+            version: A whole number from 1.
+            backend: Builds its sessions.
+            lean: Its session without taps, warmed.
+            scheduler: Computes its batches; closed with the model.
+            metrics: Its metrics.
+            default_timeout_s: How long a request without a deadline may wait in the
+                queue; None for ever.
+            default_priority: Level of a request that names none.
+        """
         self.name = name
         self.version = version
         self.metrics = metrics
+        self.max_batch_size = scheduler.max_batch_size
+        self.default_priority = default_priority
+        self._default_timeout_s = default_timeout_s
+        self._lease_count = 0
+        self._retiring = False
+        self._idle = asyncio.Event()
         self._backend = backend
         self._lean = lean
         self._scheduler = scheduler
@@ -49,20 +76,29 @@ class ServedModel:
         """Where it runs."""
         return self._backend.execution_provider
 
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Keeps the model computing until the block ends, even if it leaves service meanwhile.
+
+        Every request holds one from the moment it has found its model.
+        """
+        self._lease_count += 1
+        try:
+            yield
+        finally:
+            self._lease_count -= 1
+            if self._retiring and not self._lease_count:
+                self._idle.set()
+
     def compute_bytes(self, rows: int, plan: MapPlan) -> int:
         """Memory that this many images need, and what is computed of them."""
         # A request that is split has its parts and, at the end, the whole.
-        copies = 1 if rows <= self._scheduler.max_batch_size else 2
+        copies = 1 if rows <= self.max_batch_size else 2
         return rows * self.info.image_bytes + copies * plan.activation_bytes(rows)
 
     def check_size(self, rows: int) -> None:
         """Whether this many images may be in one request; raises InvalidRequest if not."""
         self._scheduler.check_size(rows, rows * self.info.image_bytes)
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most rows that are computed at once."""
-        return self._scheduler.max_batch_size
 
     def check_room(
         self,
@@ -109,6 +145,8 @@ class ServedModel:
         Raises:
             ServerError: As in Scheduler.submit.
         """
+        if deadline_s is None and self._default_timeout_s is not None:
+            deadline_s = time.monotonic() + self._default_timeout_s
         native = images.dtype != np.uint8
         if tensors or native:
             session = await self._sessions.get(tensors, native=native)
@@ -117,6 +155,13 @@ class ServedModel:
         return await self._scheduler.submit(
             images, session, tapped=bool(tensors), priority=priority, deadline_s=deadline_s
         )
+
+    async def retire(self) -> None:
+        """Close once the last lease has ended; the model must be out of service."""
+        self._retiring = True
+        if self._lease_count:
+            await self._idle.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Stop computing; what waits fails."""

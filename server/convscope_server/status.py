@@ -27,6 +27,9 @@ CODES: dict[type[errors.ServerError], Code] = {
     errors.ResponseTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     errors.NotReady: Code.UNAVAILABLE,
+    errors.ModelError: Code.INVALID_ARGUMENT,
+    errors.RepositoryUnreadable: Code.UNAVAILABLE,
+    errors.Unsupported: Code.UNIMPLEMENTED,
     errors.BackendFailure: Code.INTERNAL,
 }
 

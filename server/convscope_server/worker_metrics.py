@@ -58,12 +58,12 @@ class _Workers(Collector):
         # A worker makes a file first and fills it then.
         files = [str(file) for file in self._folder.glob("*.db") if _size_bytes(file)]
         families = list(MultiProcessCollector.merge(files))  # type: ignore[no-untyped-call]
-        # A model that was unloaded everywhere has no info any more. Its other series are
-        # in the files for ever; prometheus_client cannot remove them there.
+        # The series of a model that was unloaded stay in the files for ever, since
+        # prometheus_client cannot remove them there; that it holds no session tells.
         loaded = {
             (sample.labels["model"], sample.labels["version"])
             for family in families
-            if family.name == "convscope_model_info"
+            if family.name == "convscope_sessions"
             for sample in family.samples
             if sample.value
         }

@@ -159,9 +159,11 @@ def test_starts_that_must_fail_say_why_in_one_line(
     assert (status, "expected --max-batch-size from 1 to 65535, got 0" in line) == (1, True)
     status, line = failing_start(models, "--workers", "0")
     assert (status, "expected --workers from 1 to 256, got 0" in line) == (1, True)
+    status, line = failing_start(models, "--workers", "2", "--model-control", "explicit")
+    assert (status, "expected --workers 1 with --model-control explicit" in line) == (1, True)
     status, line = failing_start(models, "--device", "cuda")
     assert (status, "expected ONNX Runtime with CUDAExecutionProvider" in line) == (1, True)
     truncated = tmp_path / "truncated.onnx"
     truncated.write_bytes(tiny_model().SerializeToString()[:-50])
     status, line = failing_start(str(truncated))
-    assert (status, "model truncated, version 1: truncated.onnx: expected" in line) == (1, True)
+    assert (status, "model 'truncated': version 1: truncated.onnx: expected" in line) == (1, True)

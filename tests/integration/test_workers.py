@@ -29,7 +29,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    return write_repository(tmp_path)
+    return write_repository(tmp_path / "models")
 
 
 def get(url: str) -> tuple[int, str]:
@@ -218,6 +218,31 @@ def test_a_worker_that_never_comes_back_ends_the_server(models: Path) -> None:
     (line,) = [line for line in server.log if line.startswith("Error: ")]
     assert "ended 5 times in a row before it was ready, the last time so: model tiny" in line
     assert any("worker 2: stopped" in line or "worker 1: stopped" in line for line in server.log)
+
+
+def test_the_series_of_a_model_that_is_gone_are_gone(models: Path) -> None:
+    """Though they stay in the files that workers share; and it may come back."""
+    write_repository(models, name="other")
+    arguments = ("--workers", "2", "--model-control", "poll", "--poll-interval-s", "0.1")
+    with server_process(str(models), *arguments, "--default-model", "tiny") as server:
+        classify(server.address)
+        assert value(scrape(server.http), "convscope_sessions", model="tiny") == 2
+        folder = models / "tiny"
+        away = models.parent / "away"
+        folder.rename(away)
+        wait_for(
+            lambda: (
+                not any(dict(labels).get("model") == "tiny" for _, labels in scrape(server.http))
+            ),
+            "the end of its series",
+        )
+        assert value(scrape(server.http), "convscope_sessions", model="other") == 2
+        away.rename(folder)
+        wait_for(
+            lambda: value(scrape(server.http), "convscope_sessions", model="tiny") == 2,
+            "its return",
+        )
+        assert value(scrape(server.http), "convscope_images_total", model="tiny") == 3
 
 
 def metrics_folders() -> set[Path]:

@@ -14,16 +14,20 @@ from convscope_server.call import Call, Methods, Stream, Unary
 from convscope_server.dispatch import failure_of
 from convscope_server.errors import NotReady, Overloaded, ResponseTooLarge
 from convscope_server.feature_maps import MapPlan
-from convscope_server.lifecycle import Lifecycle, Phase
+from convscope_server.lifecycle import Lifecycle
 from convscope_server.memory_budget import MemoryBudget
+from convscope_server.model_status import ModelState, ModelStatus
 from convscope_server.pictures import decode_all
 from convscope_server.pipeline import Pipeline
-from convscope_server.repository import Models
 from convscope_server.served_model import ServedModel
+from convscope_server.served_models import Models
 
 # Answers of this size and above are written in a thread: they would hold up the event
 # loop for longer than the way to a thread and back takes.
 _LARGE_RESPONSE_BYTES = 256 << 10
+
+# Of one stream, on their way at a time: a batch of single images that runs, one that gathers.
+STREAM_MESSAGES = 128
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
 
@@ -36,7 +40,6 @@ class ClassifierServicer:
         models: Models,
         lifecycle: Lifecycle,
         *,
-        max_batch_size: int,
         max_message_bytes: int,
         max_picture_pixels: int,
         max_in_flight_bytes: int,
@@ -45,7 +48,6 @@ class ClassifierServicer:
         """Take the models, the limits of config.ServerConfig, and threads for long work."""
         self._models = models
         self._lifecycle = lifecycle
-        self._max_batch_size = max_batch_size
         self._max_message_bytes = max_message_bytes
         self._max_picture_pixels = max_picture_pixels
         self._memory = MemoryBudget(max_in_flight_bytes)
@@ -62,7 +64,7 @@ class ClassifierServicer:
 
     async def classify(self, message: bytes, call: Call) -> bytes:
         """Classify; see classifier.proto."""
-        self._check_phase()
+        self._lifecycle.check_takes_requests()
         response = pb.ClassifyResponse()
         await self._classify(codec.parse(pb.ClassifyRequest, message), response, call)
         return response.SerializeToString()
@@ -71,7 +73,7 @@ class ClassifierServicer:
         self, messages: AsyncIterator[bytes], call: Call
     ) -> AsyncIterator[bytes]:
         """Classify each message of a stream; see classifier.proto."""
-        self._check_phase()
+        self._lifecycle.check_takes_requests()
 
         async def answer(message: bytes) -> bytes:
             request = pb.ClassifyRequest()
@@ -87,11 +89,7 @@ class ClassifierServicer:
                 answered.error.retry_after_ms = failure.retry_after_ms
             return answered.SerializeToString()
 
-        pipeline = Pipeline(
-            answer,
-            max_messages=2 * self._max_batch_size,  # one batch that runs, one that gathers
-            max_bytes=self._max_message_bytes,
-        )
+        pipeline = Pipeline(answer, max_messages=STREAM_MESSAGES, max_bytes=self._max_message_bytes)
         draining = self._lifecycle.no_longer_takes_requests()
         async for message in pipeline.run(messages, until=draining):
             yield message
@@ -103,9 +101,19 @@ class ClassifierServicer:
     ) -> None:
         """Classify the request's images into the response."""
         model = self._models.get(request.model_name, request.model_version)
+        with model.lease():
+            await self._classify_with(model, request, response, call)
+
+    async def _classify_with(
+        self,
+        model: ServedModel,
+        request: pb.ClassifyRequest,
+        response: pb.ClassifyResponse,
+        call: Call,
+    ) -> None:
         rows = codec.row_count(request)
         model.check_size(rows)
-        priority = codec.priority(request)
+        priority = codec.priority(request, model.default_priority)
         plan = MapPlan(codec.map_requests(request), model.info)
         # What is invalid is told before what there is no room for.
         pixels: ImageArray | None = None
@@ -146,17 +154,17 @@ class ClassifierServicer:
 
     async def get_model(self, message: bytes, call: Call) -> bytes:
         """Describe one model."""
-        self._check_phase()
         request = codec.parse(pb.GetModelRequest, message)
-        model = self._describe(self._models.get(request.name, request.version))
-        return self._checked(pb.GetModelResponse(model=model).SerializeToString())
+        self._lifecycle.check_takes_requests()
+        status = self._models.status(request.name, request.version)
+        return self._checked(pb.GetModelResponse(model=self._describe(status)).SerializeToString())
 
     async def list_models(self, message: bytes, call: Call) -> bytes:
         """Describe all models in short."""
         codec.parse(pb.ListModelsRequest, message)
         response = pb.ListModelsResponse(default_model_name=self._models.default_name)
-        for model in self._models.all():
-            described = self._describe(model)
+        for status in self._models.statuses():
+            described = self._describe(status)
             described.ClearField("layers")
             described.ClearField("metadata")
             response.models.append(described)
@@ -170,12 +178,6 @@ class ClassifierServicer:
                 f"{len(answer)}: the server's --max-message-bytes is too small for it"
             )
         return answer
-
-    def _check_phase(self) -> None:
-        if self._lifecycle.phase is Phase.STARTING:
-            raise NotReady("the server is still loading its models; try again")
-        if not self._lifecycle.takes_requests:
-            raise NotReady("the server is shutting down; try another one")
 
     def _response_bytes(
         self, request: pb.ClassifyRequest, plan: MapPlan, model: ServedModel, rows: int
@@ -217,11 +219,17 @@ class ClassifierServicer:
         model.metrics.decode_seconds.observe(decode_s)
         return images, decode_s
 
-    def _describe(self, model: ServedModel) -> pb.Model:
-        return codec.describe(
+    def _describe(self, status: ModelStatus) -> pb.Model:
+        """What is known of a version: all of one that is served, else only where it stands."""
+        if status.state is not ModelState.READY:
+            return codec.describe_status(status)
+        model = self._models.get(status.name, status.version)
+        described = codec.describe(
             model.info,
             name=model.name,
             version=model.version,
             max_batch_size=model.max_batch_size,
             execution_provider=model.execution_provider,
         )
+        described.state_reason = status.reason
+        return described

@@ -49,7 +49,12 @@ def serve(backend: CountingBackend) -> ServedModel:
     limits = QueueLimits(max_batch_size=8, max_rows=100, max_bytes=10_000)
     scheduler = Scheduler(limits, metrics)
     return ServedModel(
-        "tiny", "1", backend=backend, lean=GatedSession(), scheduler=scheduler, metrics=metrics
+        "tiny",
+        "1",
+        backend=backend,
+        lean=GatedSession(),
+        scheduler=scheduler,
+        metrics=metrics,
     )
 
 

@@ -5,14 +5,16 @@
 
 Every command must start `convscope serve` and take its arguments at the end; all of
 them run throughout, and each round loads one after the other, so that a machine that
-drifts or is shared drifts for all. Printed are medians over the rounds of images/s and
-p50/p99, and for all but the first the ratio to the first round by round: median and
-range. The load generator is one process and shares the machine with what it measures.
+drifts or is shared drifts for all. Printed are medians over the rounds: images/s, p50
+and p99, the processor time of the server's processes an image, which others that load
+the machine disturb least, and for all but the first the ratios to the first round by
+round, median and range. The load generator is one process on the same machine.
 """
 
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import platform
 import shlex
@@ -35,8 +37,8 @@ METHOD = "/convscope.v1.Classifier/Classify"
 
 
 @contextlib.contextmanager
-def running(command: str, model: Path | None) -> Iterator[str]:
-    """Start a server on free ports; gives its address."""
+def running(command: str, model: Path | None) -> Iterator[tuple[str, int]]:
+    """Start a server on free ports; gives its address and its process."""
     arguments = [*shlex.split(command), *([str(model)] if model else [])]
     if arguments[0] == "convscope":
         arguments[0] = str(Path(sys.executable).parent / "convscope")
@@ -46,8 +48,19 @@ def running(command: str, model: Path | None) -> Iterator[str]:
         line = next((line for line in server.stderr if "gRPC on " in line), "")
         if not line:
             raise SystemExit(f"did not start: {command}")
-        yield line.partition("gRPC on ")[2].partition(",")[0]
+        yield line.partition("gRPC on ")[2].partition(",")[0], server.pid
         server.terminate()
+
+
+def processor_s(process_id: int) -> float:
+    """Processor time that a process and those it started have used so far."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if process_id in (int(stat.parent.name), int(fields[1])):
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 async def load(
@@ -106,38 +119,60 @@ def main() -> None:
     )
     for number, command in enumerate(options.commands):
         print(f"{chr(ord('A') + number)}: `{command}`")
-    print("\n| in flight | connections | server | images/s | p50 ms | p99 ms | ratio to A |")
-    print("|---:|---:|---|---:|---:|---:|---:|")
+    print("\n| in flight | connections | server | images/s | p50 ms | p99 ms | ratio to A ", end="")
+    print("| processor µs an image | ratio to A |\n|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     with contextlib.ExitStack() as stack:
-        addresses = [stack.enter_context(running(c, options.model)) for c in options.commands]
-        message = request(addresses[0], options.rows)
-        for in_flight in options.in_flight:
-            for connections in options.connections:
-                rounds = [
-                    [
-                        asyncio.run(load(a, message, in_flight, connections, options.seconds))
-                        for a in addresses
-                    ]
-                    for _ in range(options.rounds)
+        servers = [stack.enter_context(running(c, options.model)) for c in options.commands]
+        message = request(servers[0][0], options.rows)
+        for in_flight, connections in itertools.product(options.in_flight, options.connections):
+            rounds = [
+                [
+                    measure(server, message, in_flight, connections, options.seconds)
+                    for server in servers
                 ]
-                for number in range(len(addresses)):
-                    ours = [parts[number] for parts in rounds]
-                    rate = statistics.median(map(len, ours)) * options.rows / options.seconds
-                    p50_ms, p99_ms = (
-                        statistics.median(float(np.percentile(part, p)) * 1000 for part in ours)
-                        for p in (50, 99)
-                    )
-                    ratios = [len(parts[number]) / len(parts[0]) for parts in rounds]
-                    compared = (
-                        f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-                        if number
-                        else "1"
-                    )
-                    print(
-                        f"| {in_flight} | {connections} | {chr(ord('A') + number)} | {rate:,.0f} "
-                        f"| {p50_ms:.2f} | {p99_ms:.2f} | {compared} |",
-                        flush=True,
-                    )
+                for _ in range(options.rounds)
+            ]
+            for number in range(len(servers)):
+                print(
+                    f"| {in_flight} | {connections} | {chr(ord('A') + number)} "
+                    f"| {row(rounds, number, options.rows, options.seconds)} |",
+                    flush=True,
+                )
+
+
+def measure(
+    server: tuple[str, int], message: bytes, in_flight: int, connections: int, seconds: float
+) -> tuple[list[float], float]:
+    """The seconds of each call, and the processor seconds of the server for each."""
+    address, process_id = server
+    before_s = processor_s(process_id)
+    durations = asyncio.run(load(address, message, in_flight, connections, seconds))
+    # The time that is not measured is a tenth more.
+    return durations, (processor_s(process_id) - before_s) / (len(durations) * 1.1)
+
+
+def row(
+    rounds: list[list[tuple[list[float], float]]], number: int, rows: int, seconds: float
+) -> str:
+    """One server's cells of the table."""
+    durations = [parts[number][0] for parts in rounds]
+    rate = statistics.median(map(len, durations)) * rows / seconds
+    p50_ms, p99_ms = (
+        statistics.median(float(np.percentile(part, p)) * 1000 for part in durations)
+        for p in (50, 99)
+    )
+    rates = [len(parts[number][0]) / len(parts[0][0]) for parts in rounds]
+    used_us = statistics.median(parts[number][1] for parts in rounds) / rows * 1e6
+    uses = [parts[number][1] / parts[0][1] for parts in rounds]
+    return (
+        f"{rate:,.0f} | {p50_ms:.2f} | {p99_ms:.2f} | {spread(rates) if number else '1'} "
+        f"| {used_us:,.0f} | {spread(uses) if number else '1'}"
+    )
+
+
+def spread(ratios: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 if __name__ == "__main__":

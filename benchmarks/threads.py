@@ -11,10 +11,8 @@ single-image calls in flight to ONNX Runtime itself in a loop on the same proces
 """
 
 import argparse
-import asyncio
 import os
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -23,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from compare import load, request, running
+from compare import measure, request, running, spread
 from onnx import TensorProto, helper, numpy_helper, save
 
 # Convolutions 3x3 of a VGG for 32x32 images; 0 is a pool.
@@ -90,47 +88,47 @@ def serve(entries: str, arguments: list[str]) -> None:
 
 
 def compare_with_raw(model: Path, rounds: int, seconds: float) -> None:
-    """Print images/s of both, and how busy the server kept the processors."""
+    """Print images/s and processor time of both, and how busy the machine was meanwhile."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = processors = len(os.sched_getaffinity(0))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     images = np.zeros((RAW_BATCH_SIZE, 32, 32, 3), np.uint8)
 
-    def raw() -> float:
-        count, ends_s = 0, time.perf_counter() + seconds
+    def raw() -> tuple[float, float]:
+        count, used_s, ends_s = 0, time.process_time(), time.perf_counter() + seconds
         while time.perf_counter() < ends_s:
             session.run(None, {"images": images})
             count += RAW_BATCH_SIZE
-        return count / seconds
+        return count / seconds, (time.process_time() - used_s) / count
 
     def machine_busy() -> tuple[float, float]:
         fields = [float(field) for field in Path("/proc/stat").read_text().split()[1:9]]
         return sum(fields) - fields[3] - fields[4], sum(fields)
 
-    served, bare, own, busy = [], [], [], []
-    with running("convscope serve", model) as address:
-        message = request(address, 1)
+    rows = []
+    with running("convscope serve", model) as server:
+        message = request(server[0], 1)
         for _ in range(rounds):
-            before, used = machine_busy(), resource.getrusage(resource.RUSAGE_SELF)
-            served.append(len(asyncio.run(load(address, message, 32, 1, seconds))) / seconds)
-            after, used_after = machine_busy(), resource.getrusage(resource.RUSAGE_SELF)
-            busy.append((after[0] - before[0]) / (after[1] - before[1]))
-            own.append(
-                (used_after.ru_utime + used_after.ru_stime - used.ru_utime - used.ru_stime)
-                / (seconds * 1.1 * processors)
-            )
-            bare.append(raw())
-    ratios = [one / other for one, other in zip(served, bare, strict=True)]
+            before = machine_busy()
+            durations, used_s = measure(server, message, 32, 1, seconds)
+            after = machine_busy()
+            busy = (after[0] - before[0]) / (after[1] - before[1])
+            rate = len(durations) / seconds
+            raw_rate, raw_used_s = raw()
+            ratio, use_ratio = rate / raw_rate, raw_used_s / used_s
+            rows.append((rate, raw_rate, ratio, used_s, raw_used_s, use_ratio, busy))
+    rates, raw_rates, ratios, uses, raw_uses, use_ratios, busies = zip(*rows, strict=True)
     print(
         f"{platform.machine()}, {processors} processors, Python {platform.python_version()}, "
         f"grpcio {version('grpcio')}, onnxruntime {version('onnxruntime')}, "
         f"{rounds} rounds of {seconds:g} s\n\n"
-        "| convscope images/s | ONNX Runtime images/s | ratio | processors busy "
-        "| of that the load generator |\n|---:|---:|---:|---:|---:|\n"
-        f"| {statistics.median(served):,.0f} | {statistics.median(bare):,.0f} "
-        f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) "
-        f"| {statistics.median(busy):.0%} | {statistics.median(own):.0%} |"
+        "| | images/s | processor µs an image | machine busy |\n|---|---:|---:|---:|\n"
+        f"| convscope | {statistics.median(rates):,.0f} | {statistics.median(uses) * 1e6:,.0f} "
+        f"| {statistics.median(busies):.0%} |\n"
+        f"| ONNX Runtime | {statistics.median(raw_rates):,.0f} "
+        f"| {statistics.median(raw_uses) * 1e6:,.0f} | |\n"
+        f"| ratio | {spread(ratios)} | {spread(use_ratios)} | |"
     )
 
 

@@ -216,7 +216,10 @@ def test_a_worker_that_never_comes_back_ends_the_server(models: Path) -> None:
         os.kill(children(server.process.pid)[0], signal.SIGKILL)
         assert server.wait_until_ended() == 1
     (line,) = [line for line in server.log if line.startswith("Error: ")]
-    assert "ended 5 times in a row before it was ready, the last time so: model tiny" in line
+    assert (
+        "ended 5 times in a row before it was ready, the last time so: load failed for model 'tiny'"
+        in line
+    )
     assert any("worker 2: stopped" in line or "worker 1: stopped" in line for line in server.log)
 
 
@@ -273,31 +276,55 @@ def test_a_worker_that_hangs_is_told_by_healthz(models: Path) -> None:
         wait_for(lambda: get(f"{server.http}/healthz") == (200, "alive\n"), "good health")
 
 
+async def all_ready(
+    watched: supervisor.Supervisor, running: "asyncio.Task[int]", without: int = 0
+) -> list[int]:
+    """The processes of all workers, once they are ready and this one is not among them."""
+    while True:
+        workers = [worker.process_id for worker in watched._workers.values()]
+        if watched._is_ready() and without not in workers:
+            return workers
+        assert not running.done()
+        await asyncio.sleep(0.02)
+
+
 def test_a_worker_that_hangs_for_long_is_killed_and_started_again(
     models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor, "_KILL_TICKS", 5)
     config = ServerConfig(models=models, port=0, metrics_port=0, workers=2, grace_period_s=0)
 
-    async def run() -> tuple[int, list[int], list[int]]:
+    async def run() -> int:
         watched = supervisor.Supervisor(config, "info")
         running = asyncio.create_task(watched.run())
-
-        async def ready(without: int = 0) -> list[int]:
-            while True:
-                workers = [worker.process_id for worker in watched._workers.values()]
-                if watched._is_ready() and without not in workers:
-                    return workers
-                assert not running.done()
-                await asyncio.sleep(0.02)
-
-        workers = await ready()
+        workers = await all_ready(watched, running)
         os.kill(workers[0], signal.SIGSTOP)
-        after = await ready(without=workers[0])
+        after = await all_ready(watched, running, without=workers[0])
+        assert (len(workers), len(after)) == (2, 2)
         os.kill(os.getpid(), signal.SIGTERM)
-        return await running, workers, after
+        return await running
 
-    status, workers, after = asyncio.run(run())
-    assert status == 0
-    assert (len(workers), len(after)) == (2, 2)
+    assert asyncio.run(run()) == 0
     assert "its event loop hangs: killed" in caplog.text
+
+
+def test_a_worker_that_does_not_end_is_killed(
+    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "_END_MARGIN_S", 1.0)
+    config = ServerConfig(
+        models=models, port=0, metrics_port=0, workers=2, grace_period_s=0, drain_timeout_s=0
+    )
+
+    async def run() -> tuple[int, list[int]]:
+        watched = supervisor.Supervisor(config, "info")
+        running = asyncio.create_task(watched.run())
+        workers = await all_ready(watched, running)
+        os.kill(workers[0], signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await running, workers
+
+    status, workers = asyncio.run(run())
+    assert status == 1
+    assert "did not end within 1 s: killed" in caplog.text
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -51,6 +51,7 @@ class Server:
         Raises:
             StartupError: There is no such file or folder of models.
         """
+        self._made_s = time.perf_counter()
         self._config = config
         self.lifecycle = Lifecycle()
         self.port = config.port
@@ -142,15 +143,21 @@ class Server:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, interrupted, signal_number)
         try:
-            starting = asyncio.ensure_future(self.start())
+            # Listening is no part of what a signal cuts short: half a transport cannot be
+            # stopped. Ports first: one that is taken is told before the models take their time.
+            if self._http:
+                await self._listen()
+            loading = asyncio.ensure_future(self._load_models())
             stopping = asyncio.ensure_future(stop.wait())
-            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():  # told to stop while the models load: never ready then
-                starting.cancel()
-                await asyncio.wait([starting])
+            await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                await loading
+                await self._open()
+                await stopping
+            else:
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
                 return
-            await starting
-            await stopping
             draining = asyncio.ensure_future(self.drain(grace_period_s))
             hurrying = asyncio.ensure_future(impatient.wait())
             await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
@@ -165,24 +172,31 @@ class Server:
         Raises:
             StartupError: A port is taken, or a model cannot be served.
         """
-        config = self._config
-        started_s = time.perf_counter()
         if self._http:
-            # Ports first: one that is taken is told before the models take their time.
-            self.port = await self._transport.start(config.host, config.port)
-            self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
+            await self._listen()
         await self._load_models()
+        await self._open()
+
+    async def _listen(self) -> None:
+        config = self._config
+        self.port = await self._transport.start(config.host, config.port)
+        if self._http:
+            self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
+
+    async def _open(self) -> None:
+        """Take requests: the models are loaded."""
+        config = self._config
+        if not self._http:
+            # A worker listens last: from here on, new connections come to it as to the others.
+            await self._listen()
         if config.model_control == "poll":
             poller = Poller(self._repository, config.poll_interval_s)
             self._polling = asyncio.ensure_future(poller.run())
-        if not self._http:
-            # Last: from here on, new connections come to this worker as to the others.
-            self.port = await self._transport.start(config.host, config.port)
         self.lifecycle.advance(Phase.SERVING)
         where = f": gRPC on {config.host}:{self.port}, metrics on http://{config.metrics_host}:"
         log.info(
             "ready after %.2f s%s",
-            time.perf_counter() - started_s,
+            time.perf_counter() - self._made_s,
             f"{where}{self.metrics_port}/metrics" if self._http else "",
         )
 

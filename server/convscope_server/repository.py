@@ -148,6 +148,7 @@ class Repository:
             ModelError: At least one cannot be served; each one's status says why.
         """
         for source in sources:
+            self._instances[source.name, source.version] += 1
             self._tell(source, ModelState.LOADING)
         results = await asyncio.gather(*map(self._load_one, sources), return_exceptions=True)
         failures = []
@@ -166,7 +167,6 @@ class Repository:
 
     async def _load_one(self, source: ModelSource) -> ServedModel:
         key = (source.name, source.version)
-        self._instances[key] += 1
         try:
             async with self._slots:
                 return await load_model(source, self._config, self._metrics)
@@ -187,7 +187,6 @@ class Repository:
     def _retire(self, model: ServedModel) -> None:
         del self._sources[model]
         name, version = model.name, model.version
-        self._models.tell(ModelStatus(name, version, ModelState.UNLOADING))
         task = asyncio.ensure_future(model.retire())
         self._retiring[model] = task
 

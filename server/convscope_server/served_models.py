@@ -37,11 +37,14 @@ class Models:
             self._served[name] = {model.version: model for model in now}
         else:
             self._served.pop(name, None)
-        for status in self.statuses(name):
-            if status.state is not ModelState.UNLOADING:
-                del self._statuses[name, status.version]
-        for model in now:
-            self._statuses[name, model.version] = ModelStatus(name, model.version, ModelState.READY)
+        if now:  # what failed or was unloaded before is history
+            for status in self.statuses(name):
+                if status.state is not ModelState.UNLOADING:
+                    del self._statuses[name, status.version]
+        for state, models in ((ModelState.UNLOADING, left), (ModelState.READY, now)):
+            for model in models:
+                status = ModelStatus(name, model.version, state)
+                self._statuses[name, model.version] = status
         self._notify()
         return left
 

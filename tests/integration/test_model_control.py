@@ -394,7 +394,7 @@ def test_the_flags_are_checked(tmp_path: Path) -> None:
     for arguments, message in (
         (("--version-policy", "newest"), "expected a version policy as latest:N"),
         (("--load-model", "tiny"), "--load-model is for --model-control explicit"),
-        (("--poll-interval-s", "0"), "expected poll_interval_s from 0.01"),
+        (("--poll-interval-s", "0"), "expected --poll-interval-s from 0.01"),
         (("--model-control", "explicit", "--load-model", "x"), "failed to load 'x'"),
     ):
         with server_process(models, *arguments, wait=False) as server:

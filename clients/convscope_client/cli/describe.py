@@ -106,6 +106,8 @@ def _show(model: "Model") -> None:
     console = Console(highlight=False)
     state = model.state + (f": {model.state_reason}" if model.state_reason else "")
     console.print(Text.assemble((f"{model.name} {model.version}", "bold"), (f"  {state}", "dim")))
+    if not (model.labels or model.layers):
+        return  # it is not loaded: nothing more is known of it
     for line in (model.description, model.architecture):
         if line:
             console.print(Text(line))

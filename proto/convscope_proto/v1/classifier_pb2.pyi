@@ -673,6 +673,7 @@ class Model(_message.Message):
     version: _builtins.str
     state: Global___ModelState.ValueType
     state_reason: _builtins.str
+    """Why it is not loaded; of a model that is READY, why its newest file is not."""
     description: _builtins.str
     """One line for people, such as "CONV 12 3x3, RELU, POOL 2x2, FC 10"."""
     architecture: _builtins.str

@@ -90,14 +90,16 @@ class ClassifierServicer(object):
 
     def GetModel(self, request, context):
         """Describes one model: labels, input, layers with their volumes, and the
-        story of its training.
+        story of its training. Of one that is known but not loaded it tells only
+        name, version, state and state_reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models that the server holds, in the order of their names.
+        """Lists the versions of models that the server knows, loaded or not, in the
+        order of their names and numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

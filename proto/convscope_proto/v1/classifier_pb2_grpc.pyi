@@ -56,10 +56,13 @@ class ClassifierStub:
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]
     """Describes one model: labels, input, layers with their volumes, and the
-    story of its training.
+    story of its training. Of one that is known but not loaded it tells only
+    name, version, state and state_reason.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]
-    """Lists the models that the server holds, in the order of their names."""
+    """Lists the versions of models that the server knows, loaded or not, in the
+    order of their names and numbers.
+    """
 
 @_typing.type_check_only
 class ClassifierAsyncStub(ClassifierStub):
@@ -87,10 +90,13 @@ class ClassifierAsyncStub(ClassifierStub):
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one model: labels, input, layers with their volumes, and the
-    story of its training.
+    story of its training. Of one that is known but not loaded it tells only
+    name, version, state and state_reason.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models that the server holds, in the order of their names."""
+    """Lists the versions of models that the server knows, loaded or not, in the
+    order of their names and numbers.
+    """
 
 class ClassifierServicer(metaclass=_abc_1.ABCMeta):
     """Classifies images with the ConvNets that the server holds."""
@@ -133,7 +139,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.GetModelResponse, _abc.Awaitable[_classifier_pb2.GetModelResponse]]:
         """Describes one model: labels, input, layers with their volumes, and the
-        story of its training.
+        story of its training. Of one that is known but not loaded it tells only
+        name, version, state and state_reason.
         """
 
     @_abc_1.abstractmethod
@@ -142,6 +149,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         request: _classifier_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.ListModelsResponse, _abc.Awaitable[_classifier_pb2.ListModelsResponse]]:
-        """Lists the models that the server holds, in the order of their names."""
+        """Lists the versions of models that the server knows, loaded or not, in the
+        order of their names and numbers.
+        """
 
 def add_ClassifierServicer_to_server(servicer: ClassifierServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

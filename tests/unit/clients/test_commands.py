@@ -24,6 +24,9 @@ from convscope_proto.v1 import classifier_pb2 as pb
 
 COMMANDS = {command.name: command for command in (classify, features, describe, evaluate, health)}
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
+UNLOADED = pb.Model(
+    name="m", version="2", state=pb.MODEL_STATE_UNAVAILABLE, state_reason="expected a model"
+)
 RECORD = np.dtype([("label", "u1"), ("planes", "u1", (3, 32, 32))])
 
 
@@ -273,6 +276,11 @@ class TestDescribe:
         assert result.exit_code == ExitCode.REJECTED
         assert result.stderr == f"Error: unknown model '{name}'\n"
 
+    def test_of_a_model_that_is_not_loaded_it_says_why(self, fake: FakeClassifier) -> None:
+        fake.model = UNLOADED
+
+        assert run(describe).output == "m 2  UNAVAILABLE: expected a model\n"
+
     def test_an_unknown_model_is_one_line(self) -> None:
         result = run(describe, "nobody")
 
@@ -376,6 +384,15 @@ class TestEvaluate:
 
         assert result.exit_code == ExitCode.REJECTED
         assert "Error: expected test_batch.bin of CIFAR-10's binary version in" in result.stderr
+
+    def test_refuses_a_model_that_is_not_loaded(self, data: Path, fake: FakeClassifier) -> None:
+        fake.model = UNLOADED
+        result = run(evaluate, "--data", data)
+
+        assert result.exit_code == ExitCode.REJECTED
+        assert result.stderr == (
+            "Error: expected a model that is loaded, got m 2: UNAVAILABLE, expected a model\n"
+        )
 
     def test_refuses_a_model_of_another_size(self, data: Path, fake: FakeClassifier) -> None:
         fake.model = pb.Model(name="big", input=pb.ImageInput(height=224, width=224), labels=["a"])

@@ -228,6 +228,8 @@ def test_loads_and_unloads_of_one_model_wait_for_one_another(tmp_path: Path) -> 
         )
         await repository.unload("tiny")
         await until(lambda: world.states() == {"1": (ModelState.UNAVAILABLE, "unloaded")})
+        await repository.unload("tiny")  # again: it stays known
+        assert world.states() == {"1": (ModelState.UNAVAILABLE, "unloaded")}
         # Not one series is left of it, and none of the many instances either.
         assert not world.metric_lines()
         await repository.load("tiny")

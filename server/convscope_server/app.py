@@ -36,23 +36,30 @@ class Server:
 
     Attributes:
         port: Where gRPC listens, once started.
-        metrics_port: Where HTTP listens, once started.
+        metrics_port: Where HTTP listens, once started; not a worker's.
         lifecycle: Where the server stands.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, is_worker: bool = False) -> None:
         """Keep the settings; must be made on the event loop that it will run on.
+
+        Args:
+            config: The settings.
+            is_worker: One of several that share config.port; HTTP and the metrics of
+                processes are the supervisor's then.
 
         Raises:
             StartupError: There is no such file or folder of models.
         """
+        self._made_s = time.perf_counter()
         self._config = config
         self.lifecycle = Lifecycle()
         self.port = config.port
         self.metrics_port = config.metrics_port
         registry = CollectorRegistry()
-        for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
-            registry.register(collector)
+        if not is_worker:
+            for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+                registry.register(collector)
         self._metrics = Metrics(registry)
         # For pictures and large answers; starts no thread before the first.
         self._executor = ThreadPoolExecutor(available_cpu_count(), thread_name_prefix="convscope")
@@ -100,11 +107,16 @@ class Server:
             max_concurrent_streams=config.max_concurrent_streams,
             keepalive_time_s=config.keepalive_time_s,
             keepalive_timeout_s=config.keepalive_timeout_s,
+            shares_port=is_worker,
         )
-        self._http = HttpServer(
-            registry,
-            is_ready=lambda: self.lifecycle.phase is Phase.SERVING,
-            loop=asyncio.get_running_loop(),
+        self._http = (
+            None
+            if is_worker
+            else HttpServer(
+                registry,
+                is_ready=lambda: self.lifecycle.phase is Phase.SERVING,
+                loop=asyncio.get_running_loop(),
+            )
         )
 
     async def run(self) -> None:
@@ -131,13 +143,16 @@ class Server:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, interrupted, signal_number)
         try:
-            # Not part of what a signal cuts short: half a transport cannot be stopped.
-            await self._listen()
-            loading = asyncio.ensure_future(self._serve())
+            # Listening is no part of what a signal cuts short: half a transport cannot be
+            # stopped. Ports first: one that is taken is told before the models take their time.
+            if self._http:
+                await self._listen()
+            loading = asyncio.ensure_future(self._load_models())
             stopping = asyncio.ensure_future(stop.wait())
             await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 await loading
+                await self._open()
                 await stopping
             else:
                 loading.cancel()
@@ -157,31 +172,32 @@ class Server:
         Raises:
             StartupError: A port is taken, or a model cannot be served.
         """
-        await self._listen()
-        await self._serve()
+        if self._http:
+            await self._listen()
+        await self._load_models()
+        await self._open()
 
     async def _listen(self) -> None:
-        # Ports first: one that is taken is told before the models take their time.
         config = self._config
         self.port = await self._transport.start(config.host, config.port)
-        self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
+        if self._http:
+            self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
 
-    async def _serve(self) -> None:
+    async def _open(self) -> None:
+        """Take requests: the models are loaded."""
         config = self._config
-        started_s = time.perf_counter()
-        await self._load_models()
+        if not self._http:
+            # A worker listens last: from here on, new connections come to it as to the others.
+            await self._listen()
         if config.model_control == "poll":
             poller = Poller(self._repository, config.poll_interval_s)
             self._polling = asyncio.ensure_future(poller.run())
         self.lifecycle.advance(Phase.SERVING)
-        self._metrics.ready.set(1)
+        where = f": gRPC on {config.host}:{self.port}, metrics on http://{config.metrics_host}:"
         log.info(
-            "ready after %.2f s: gRPC on %s:%d, metrics on http://%s:%d/metrics",
-            time.perf_counter() - started_s,
-            config.host,
-            self.port,
-            config.metrics_host,
-            self.metrics_port,
+            "ready after %.2f s%s",
+            time.perf_counter() - self._made_s,
+            f"{where}{self.metrics_port}/metrics" if self._http else "",
         )
 
     async def _load_models(self) -> None:
@@ -226,7 +242,6 @@ class Server:
         """Turn away new calls, and wait for those in flight."""
         log.info("stopping: health says NOT_SERVING, calls are taken for %g s", grace_period_s)
         self.lifecycle.advance(Phase.LEAVING)
-        self._metrics.ready.set(0)
         self._stop_polling()
         await asyncio.sleep(grace_period_s)
         self.lifecycle.advance(Phase.DRAINING)
@@ -249,7 +264,8 @@ class Server:
         await self._transport.stop(grace_s=0.1)
         await self._repository.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._http.stop)
+        if self._http:
+            await asyncio.to_thread(self._http.stop)
         if served:
             log.info("stopped")
 

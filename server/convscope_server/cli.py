@@ -113,6 +113,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     "--thread-count", default=0, help="Threads of one batch; 0: the processors there are for us."
 )
 @click.option(
+    "--workers",
+    default=1,
+    help="Processes that share the port. For models quicker than gRPC's own work; Linux only.",
+)
+@click.option(
     "--grace-period-s",
     default=2.0,
     help="After SIGTERM, health says NOT_SERVING this long before calls are refused.",
@@ -163,18 +168,25 @@ def serve(
     # Here, not above: --help works without the server's packages.
     import asyncio
 
-    from convscope_server.app import Server
     from convscope_server.config import ServerConfig, shipped_models
     from convscope_server.errors import StartupError
     from convscope_server.log import configure_logging
 
     configure_logging(log_level)
 
-    async def run() -> None:
+    async def run() -> int:
+        # Not above: neither needs what the other one imports.
+        if config.workers > 1:
+            from convscope_server.supervisor import Supervisor
+
+            return await Supervisor(config, log_level).run()
+        from convscope_server.app import Server
+
         await Server(config).run()
+        return 0
 
     try:
         config = ServerConfig(models=models or shipped_models(), **settings)
-        asyncio.run(run())
+        context.exit(asyncio.run(run()))
     except StartupError as error:
         raise click.ClickException(str(error)) from error

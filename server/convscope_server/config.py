@@ -45,7 +45,9 @@ class ServerConfig:
         max_in_flight_bytes: Memory that all requests together may need at a time: their
             messages, pixels, feature maps and answers; more is refused.
         max_picture_pixels: Largest picture that is decoded, in pixels.
-        thread_count: Threads of one batch; 0: the processors this process may use.
+        thread_count: Threads of one batch; 0: the processors this process may use, shared
+            among the workers.
+        workers: Processes that share the port, each with its own models, queues and limits.
         grace_period_s: After SIGTERM, how long calls are still taken while health
             already says NOT_SERVING, so that load balancers turn away first.
         drain_timeout_s: After that, how long calls in flight may take to finish.
@@ -75,6 +77,7 @@ class ServerConfig:
     max_in_flight_bytes: int = 2 << 30
     max_picture_pixels: int = 50_000_000
     thread_count: int = 0
+    workers: int = 1
     grace_period_s: float = 2.0
     drain_timeout_s: float = 30.0
 
@@ -101,6 +104,7 @@ class ServerConfig:
             "max_in_flight_bytes": (self.max_in_flight_bytes, 1 << 20, 1 << 50),
             "max_picture_pixels": (self.max_picture_pixels, 1, 1 << 31),
             "thread_count": (self.thread_count, 0, 1024),
+            "workers": (self.workers, 1, 256),
             "grace_period_s": (self.grace_period_s, 0, 3600),
             "drain_timeout_s": (self.drain_timeout_s, 0, 3600),
         }
@@ -111,3 +115,8 @@ class ServerConfig:
         VersionPolicy.parse(self.version_policy)
         if self.load_model and self.model_control != "explicit":
             raise StartupError("--load-model is for --model-control explicit: give both or neither")
+        if self.workers > 1 and self.model_control == "explicit":
+            raise StartupError(
+                f"expected --workers 1 with --model-control explicit, got {self.workers}: "
+                "a caller's load or unload would reach one of them only"
+            )

@@ -9,7 +9,7 @@ from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from convscope_server.errors import StartupError
@@ -29,17 +29,23 @@ class HttpServer:
         *,
         is_ready: Callable[[], bool],
         loop: asyncio.AbstractEventLoop,
+        hung: Callable[[], str] = lambda: "",
     ) -> None:
         """Make a server; nothing listens yet.
 
         Args:
-            registry: What /metrics shows.
+            registry: What /metrics shows; convscope_ready joins it.
             is_ready: What /readyz tells.
             loop: The event loop that /healthz tries.
+            hung: What else hangs, for /healthz to tell; empty if nothing does.
         """
+        Gauge(
+            "convscope_ready", "1 while the server takes requests, else 0.", registry=registry
+        ).set_function(lambda: float(is_ready()))
         self._metrics_app = make_wsgi_app(registry)
         self._is_ready = is_ready
         self._loop = loop
+        self._hung = hung
         self._server: ThreadingWSGIServer | None = None
 
     def start(self, host: str, port: int) -> int:
@@ -82,8 +88,8 @@ class HttpServer:
             ready = self._is_ready()
             return _text(start_response, ready, "ready" if ready else "not ready")
         if path == "/healthz":
-            alive = self._loop_answers()
-            return _text(start_response, alive, "alive" if alive else "the event loop hangs")
+            hung = self._hung() if self._loop_answers() else "the event loop"
+            return _text(start_response, not hung, f"{hung} hangs" if hung else "alive")
         start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
         return [b"expected /metrics, /healthz or /readyz\n"]
 

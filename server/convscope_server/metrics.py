@@ -24,7 +24,10 @@ _MODEL = ("model", "version")
 
 
 class Metrics:
-    """The server's metrics in one registry."""
+    """The server's metrics in one registry.
+
+    A gauge says how several workers' values become one (multiprocess_mode).
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every metric; each registry takes one Metrics."""
@@ -48,20 +51,19 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.ready = Gauge(
-            "convscope_ready", "1 while the server takes requests, else 0.", registry=registry
-        )
         self.model_info = Gauge(
             "convscope_model_info",
             "1 for each model that is served.",
             (*_MODEL, "execution_provider"),
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self.model_load_seconds = Gauge(
             "convscope_model_load_seconds",
             "Time to load and warm the model.",
             _MODEL,
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self.model_load_failures = Counter(
             "convscope_model_load_failures_total",
@@ -114,10 +116,18 @@ class Metrics:
             registry=registry,
         )
         self.queue_rows = Gauge(
-            "convscope_queue_rows", "Rows that wait for a batch.", _MODEL, registry=registry
+            "convscope_queue_rows",
+            "Rows that wait for a batch.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.queue_bytes = Gauge(
-            "convscope_queue_bytes", "Bytes of rows that wait.", _MODEL, registry=registry
+            "convscope_queue_bytes",
+            "Bytes of rows that wait.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.refused = Counter(
             "convscope_requests_refused_total",
@@ -159,6 +169,7 @@ class Metrics:
             "Sessions held: the lean one, and one for each cached set of layers.",
             _MODEL,
             registry=registry,
+            multiprocess_mode="livesum",
         )
         self._by_version = [
             family
@@ -168,6 +179,8 @@ class Metrics:
 
     def forget(self, name: str, version: str) -> None:
         """Remove every series of a version of a model that is gone."""
+        # Files that workers share keep what was removed; worker_metrics.py goes by this.
+        self.sessions.labels(name, version).set(0)
         for family in self._by_version:
             family.remove_by_labels({"model": name, "version": version})
 

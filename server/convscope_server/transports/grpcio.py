@@ -28,8 +28,12 @@ class GrpcioTransport:
         max_concurrent_streams: int,
         keepalive_time_s: float,
         keepalive_timeout_s: float,
+        shares_port: bool,
     ) -> None:
-        """Make a server; nothing listens yet. The limits are those of config.ServerConfig."""
+        """Make a server; nothing listens yet. The limits are those of config.ServerConfig.
+
+        With shares_port other processes may listen on the same port, see shared_port.
+        """
         self._server = aio.server(
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
@@ -43,7 +47,7 @@ class GrpcioTransport:
                 ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 # On Linux a second server would otherwise share a taken port without a word.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shares_port)),
             ]
         )
         self._server.add_generic_rpc_handlers((_Handlers(dispatcher),))

@@ -9,6 +9,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from convscope_proto.inference import model_config_pb2 as pb
+from convscope_server.batch_request import PRIORITIES
 from convscope_server.errors import ModelError
 from convscope_server.model_settings import ModelSettings
 from convscope_server.version_policy import VersionPolicy
@@ -34,7 +35,7 @@ _READ = {
     "instance_group.count",
     "default_model_filename",
     "dynamic_batching.max_queue_delay_microseconds",
-    "dynamic_batching.priority_levels",
+    "dynamic_batching.priority_levels",  # whatever it says there are nine
     "dynamic_batching.default_priority_level",
     "dynamic_batching.default_queue_policy.max_queue_size",
     "dynamic_batching.default_queue_policy.default_timeout_microseconds",
@@ -107,8 +108,7 @@ def _settings(config: pb.ModelConfig) -> ModelSettings:
         # Triton counts requests; this queue counts their images.
         max_queue_rows=queue.max_queue_size or None,
         default_timeout_s=queue.default_timeout_microseconds / 1e6 or None,
-        priority_levels=batching.priority_levels or None,
-        default_priority=batching.default_priority_level or None,
+        default_priority=min(batching.default_priority_level, PRIORITIES[-1]) or None,
         device=_DEVICES[kinds.pop()] if kinds else None,
         instance_count=sum(max(group.count, 1) for group in groups) or None,
         thread_count=_thread_count(config),

@@ -12,7 +12,7 @@ class ModelSettings:
         max_queue_delay_s: How long a batch may wait to be filled.
         max_queue_rows: Most rows that wait.
         default_timeout_s: How long a request without a deadline may wait in the queue.
-        priority_levels, default_priority: Levels of priority, 1 the highest.
+        default_priority: Level of requests that name none, 1 to 9, 1 served first.
         device: "cpu" or "cuda".
         instance_count: Batches computed at a time.
         thread_count: Threads of one batch.
@@ -23,7 +23,6 @@ class ModelSettings:
     max_queue_delay_s: float | None = None
     max_queue_rows: int | None = None
     default_timeout_s: float | None = None
-    priority_levels: int | None = None
     default_priority: int | None = None
     device: str | None = None
     instance_count: int | None = None

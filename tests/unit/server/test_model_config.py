@@ -38,7 +38,6 @@ def test_what_is_honoured_and_what_is_named_as_ignored() -> None:
             max_queue_delay_s=0.0005,
             max_queue_rows=100,
             default_timeout_s=0.25,
-            priority_levels=3,
             default_priority=2,
             device="cpu",
             instance_count=2,

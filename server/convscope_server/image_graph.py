@@ -137,12 +137,16 @@ class ImageGraph:
 
     @staticmethod
     def _check_opset(proto: onnx.ModelProto) -> None:
-        versions = [
-            entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")
-        ]
-        if not versions or versions[0] < _MIN_OPSET:
-            got = versions[0] if versions else "none"
-            raise ModelError(f"expected ONNX opset {_MIN_OPSET} or newer, got {got}")
+        versions = {entry.domain: entry.version for entry in proto.opset_import}
+        version = versions.get("", versions.get("ai.onnx", 0))
+        newest = onnx.defs.onnx_opset_version()
+        if not _MIN_OPSET <= version <= newest:
+            raise ModelError(f"expected ONNX opset {_MIN_OPSET} to {newest}, got {version}")
+        if proto.ir_version > onnx.IR_VERSION:
+            raise ModelError(
+                f"expected ONNX IR version {onnx.IR_VERSION} or older, got {proto.ir_version}: "
+                "save the model with an older onnx, or install a newer one here"
+            )
 
     def _preparation(
         self, metadata: ModelMetadata

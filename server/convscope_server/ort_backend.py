@@ -23,6 +23,8 @@ from convscope_server.backend import (
 from convscope_server.errors import BackendFailure, StartupError
 from convscope_server.model_file import ModelFile
 
+_MAX_ERROR_LENGTH = 300
+
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -60,7 +62,8 @@ class OrtSession:
         options.enable_mem_pattern = False
         # Spinning threads take the processor from the event loop.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        # What it would log is in the exceptions that it raises.
+        options.log_severity_level = 4
         try:
             self._session = ort.InferenceSession(model, options, providers=[provider])
         except Exception as error:  # pybind raises many unrelated classes here
@@ -192,6 +195,10 @@ def _shape(layer: LayerInfo) -> tuple[int, ...]:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the places in ONNX Runtime's own source."""
-    first_line = str(error).strip().partition("\n")[0]
-    return re.sub(r"\S*onnxruntime_src\S*\s?", "", first_line)
+    """What went wrong, without the places and signatures of ONNX Runtime's own source."""
+    line = str(error).strip().partition("\n")[0]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"\S*onnxruntime_src\S*\s?", "", line)
+    # A failed check: signature, condition, "was false.", and then what it means.
+    line = re.sub(r"(Status Message: )?\S*onnxruntime::.* was false\. ", "", line)
+    return line if len(line) <= _MAX_ERROR_LENGTH else line[: _MAX_ERROR_LENGTH - 1] + "…"

@@ -88,6 +88,14 @@ def old_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 6
 
 
+def future_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 99
+
+
+def future_format(model: onnx.ModelProto) -> None:
+    model.ir_version = 99
+
+
 def computed_twice(model: onnx.ModelProto) -> None:
     model.graph.node[3].output[0] = "conv1"
 
@@ -174,7 +182,9 @@ def set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
         (no_batch_dimension, r"expected images .* got uint8 \(4, 4, 3\)"),
         (four_channels, r"with C of 1 or 3, got uint8 \(\?, 4, 4, 4\)"),
         (nothing_high, "H and W fixed, got"),
-        (old_opset, "opset 7 or newer, got 6"),
+        (old_opset, r"opset 7 to \d+, got 6"),
+        (future_opset, r"opset 7 to \d+, got 99"),
+        (future_format, r"ONNX IR version \d+ or older, got 99"),
         (computed_twice, "computed once, got conv1 2 times"),
         (sparse_weights, "no sparse initializers"),
         (constants_elsewhere, "external data"),

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -21,23 +23,37 @@ from convscope_server.loading import load_model
 from convscope_server.metrics import Metrics
 from convscope_server.repository import Models, find_models
 from convscope_server.servicers import classifier, health, reflection
-from convscope_server.transports.grpcio import GrpcioTransport
+from convscope_server.transports.transport import Transport
 
 log = logging.getLogger(__name__)
 
 
-class Server:
-    """One server; use it as an async context manager, or call run().
+T = TypeVar("T", bound=Transport)
+
+
+class Server(Generic[T]):
+    """One server, whatever transport carries its calls: run(), or start() to stop().
 
     Attributes:
         port: Where gRPC listens, once started.
         metrics_port: Where HTTP listens, once started.
         lifecycle: Where the server stands.
+        transport: What carries its calls.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
-        """Keep the settings; must be made on the event loop that it will run on."""
+    def __init__(
+        self, config: ServerConfig, transport: Callable[[ServerConfig, Dispatcher], T]
+    ) -> None:
+        """Keep the settings; must be made on the event loop that it will run on.
+
+        Args:
+            config: The settings.
+            transport: Makes what carries calls to the dispatcher: a transport's class.
+        """
         self._config = config
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._grace_period_s = config.grace_period_s
         self.lifecycle = Lifecycle()
         self.port = config.port
         self.metrics_port = config.metrics_port
@@ -63,46 +79,39 @@ class Server:
             },
             self._metrics,
         )
-        self._transport = GrpcioTransport(
-            self._dispatcher, max_message_bytes=config.max_message_bytes
-        )
+        self.transport = transport(config, self._dispatcher)
         self._http = HttpServer(
             registry,
             is_ready=lambda: self.lifecycle.phase is Phase.SERVING,
             loop=asyncio.get_running_loop(),
         )
 
+    def interrupt(self, signal_number: int) -> None:
+        """Do what a signal asks run() for: SIGTERM drains, SIGINT skips the grace period.
+
+        A second one waits for nothing. Must be called on the event loop.
+        """
+        if signal_number == signal.SIGINT or self._stop.is_set():
+            self._grace_period_s = 0  # whoever presses Ctrl-C is not a load balancer
+        if self._stop.is_set():
+            log.warning("second signal: not waiting for calls in flight")
+            self._hurry.set()
+        self._stop.set()
+
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once.
+        """Serve until interrupt(), then drain.
 
         Raises:
             StartupError: The server could not start.
         """
-        stop = asyncio.Event()
-        grace_period_s = self._config.grace_period_s
-
-        def interrupted(signal_number: int) -> None:
-            nonlocal grace_period_s
-            if signal_number == signal.SIGINT or stop.is_set():
-                grace_period_s = 0  # whoever presses Ctrl-C is not a load balancer
-            if stop.is_set():
-                log.warning("second signal: not waiting for calls in flight")
-                impatient.set()
-            stop.set()
-
-        impatient = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        # Before the models load: a signal then must not kill a half-started server.
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, interrupted, signal_number)
         try:
             starting = asyncio.ensure_future(self.start())
-            stopping = asyncio.ensure_future(stop.wait())
+            stopping = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             await starting
             await stopping
-            draining = asyncio.ensure_future(self.drain(grace_period_s))
-            hurrying = asyncio.ensure_future(impatient.wait())
+            draining = asyncio.ensure_future(self.drain(self._grace_period_s))
+            hurrying = asyncio.ensure_future(self._hurry.wait())
             await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
             hurrying.cancel()
             draining.cancel()
@@ -118,7 +127,7 @@ class Server:
         config = self._config
         started_s = time.perf_counter()
         # Ports first: one that is taken is told before the models take their time.
-        self.port = await self._transport.start(config.host, config.port)
+        self.port = await self.transport.start(config.host, config.port)
         self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
         sources = await asyncio.to_thread(find_models, config.models)
         for source in sources:
@@ -146,8 +155,11 @@ class Server:
         self._metrics.ready.set(0)
         await asyncio.sleep(grace_period_s)
         self.lifecycle.advance(Phase.DRAINING)
+        await self.transport.drain()
         deadline_s = time.monotonic() + self._config.drain_timeout_s
-        while self._dispatcher.in_flight and time.monotonic() < deadline_s:
+        while (
+            self._dispatcher.in_flight or await self.transport.unsent()
+        ) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.01)
         if self._dispatcher.in_flight:
             log.warning(
@@ -160,8 +172,9 @@ class Server:
         """Stop at once: cancel what is in flight, free ports and threads."""
         served = self.lifecycle.phase is not Phase.STARTING
         self.lifecycle.advance(Phase.STOPPED)
-        # Time for Watch streams to end by themselves; nothing else is left by now.
-        await self._transport.stop(grace_s=0.1)
+        # Time for Watch streams to end by themselves; nothing else is left by now, but for
+        # streams that a client keeps open and calls that came this moment.
+        await self.transport.stop(grace_s=0.1 if self._hurry.is_set() else 1.0)
         for model in self._models.all():
             await model.close()
         await asyncio.to_thread(self._http.stop)

@@ -60,7 +60,25 @@ import click
     default="info",
     help="Least severe log lines to write.",
 )
-def serve(models: Path | None, log_level: str, **settings: Any) -> None:
+@click.option(
+    "--transport",
+    type=click.Choice(["auto", "envoy", "grpcio"]),
+    default="auto",
+    help="What carries gRPC; auto is envoy where pyvoy is installed.",
+)
+@click.option(
+    "--tls-certificate", type=click.Path(path_type=Path), help="PEM file, with its chain."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of its private key.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    help="PEM file; clients must show a certificate that it signed.",
+)
+@click.option(
+    "--print-envoy-config", is_flag=True, help="Show what Envoy would be started with, and end."
+)
+def serve(models: Path | None, log_level: str, print_envoy_config: bool, **settings: Any) -> None:
     """Serve MODELS over gRPC until SIGTERM or Ctrl-C.
 
     MODELS is a folder with NAME/VERSION/model.onnx, or one .onnx file; without
@@ -77,20 +95,17 @@ def serve(models: Path | None, log_level: str, **settings: Any) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     # Here, not above: --help works without the server's packages.
-    import asyncio
-
-    from convscope_server.app import Server
+    from convscope_server import serving
     from convscope_server.config import ServerConfig, shipped_models
-    from convscope_server.errors import StartupError
+    from convscope_server.errors import ServerError
     from convscope_server.log import configure_logging
 
     configure_logging(log_level)
-
-    async def run() -> None:
-        await Server(config).run()
-
     try:
         config = ServerConfig(models=models or shipped_models(), **settings)
-        asyncio.run(run())
-    except StartupError as error:
+        if print_envoy_config:
+            click.echo(serving.envoy_config_text(config))
+        else:
+            serving.serve(config, log_level)
+    except ServerError as error:
         raise click.ClickException(str(error)) from error

@@ -42,8 +42,8 @@ class Dispatcher:
                 if call.deadline_s is None:
                     return await method.handle(message, call)
                 try:
-                    # The event loop's clock is time.monotonic, as deadlines are.
-                    async with asyncio.timeout_at(call.deadline_s):
+                    # Not timeout_at: an event loop's clock need not be time.monotonic.
+                    async with asyncio.timeout(call.deadline_s - time.monotonic()):
                         return await method.handle(message, call)
                 except TimeoutError:
                     raise DeadlineExceeded("the deadline passed before the answer") from None
@@ -77,6 +77,9 @@ class Dispatcher:
             if code is Code.INTERNAL:
                 log.error("%s failed: %s", call.method, error)
             raise failure from error
+        except RpcFailure as failure:  # of a transport, in the midst of a stream's messages
+            code = failure.code
+            raise
         except (asyncio.CancelledError, GeneratorExit):
             # A transport may cancel at the deadline before our own clock does.
             late = call.deadline_s is not None and time.monotonic() >= call.deadline_s

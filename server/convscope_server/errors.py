@@ -52,3 +52,7 @@ class ModelError(ServerError):
 
 class StartupError(ServerError):
     """The server cannot start: a port is taken, or a folder holds no model."""
+
+
+class ProcessDied(ServerError):  # noqa: N818
+    """The process that serves ended, or hangs, and nobody asked it to."""

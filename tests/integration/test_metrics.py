@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.servers import RunningServer, running_server
+from support.servers import TRANSPORTS, RunningServer, running_server
 from support.tiny_models import activations, random_images, write_repository
 
 from convscope_proto.tensors import to_tensor
@@ -30,11 +30,12 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(labels.items())
 
 
-def test_the_metrics_are_what_the_client_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_metrics_are_what_the_client_sent(tmp_path: Path, transport: str) -> None:
     images = random_images(3)
     model = {"model": "tiny", "version": "1"}
     with (
-        running_server(write_repository(tmp_path)) as server,
+        running_server(write_repository(tmp_path), transport) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = pb_grpc.ClassifierStub(channel)

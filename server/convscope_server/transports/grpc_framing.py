@@ -24,7 +24,12 @@ _UNITS_S = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 # What the server itself must know of a call; the rest of the headers is metadata.
 _RESERVED = frozenset(
-    (b"content-type", b"host", b"te", b"grpc-accept-encoding", b"grpc-encoding", b"grpc-timeout")
+    (
+        *(b"content-type", b"host", b"te"),
+        *(b"grpc-accept-encoding", b"grpc-encoding", b"grpc-timeout"),
+        # Envoy's additions; the caller's address is in Call.peer.
+        *(b"x-envoy-external-address", b"x-envoy-internal"),
+    )
 )
 # zlib's wbits: "gzip" is RFC 1952, and gRPC's "deflate" is zlib's format, RFC 1950.
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}

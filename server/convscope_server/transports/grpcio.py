@@ -28,6 +28,12 @@ class GrpcioTransport:
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 # On Linux a second server would otherwise share a taken port without a word.
                 ("grpc.so_reuseport", 0),
+                # As often as a client likes: proxies and clouds ask for pings.
+                ("grpc.http2.max_ping_strikes", 0),
+                # A client that vanished without a word, its calls with it, is found.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.keepalive_permit_without_calls", 1),
             ]
         )
         self._handlers = _Handlers(dispatcher)
@@ -93,12 +99,12 @@ class _Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     def _unary(self, name: str) -> Any:
-        def done(_: Any) -> None:
+        def done(context: Any) -> None:
             self.open_calls -= 1
 
         async def handle(message: bytes, context: "aio.ServicerContext[bytes, bytes]") -> bytes:
             self.open_calls += 1
-            context.add_done_callback(done)
+            context.add_done_callback(done)  # type: ignore[arg-type]  # the stubs' is no protocol
             try:
                 return await self._dispatcher.unary(message, _call(name, context))
             except RpcFailure as failure:

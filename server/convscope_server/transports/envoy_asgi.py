@@ -28,6 +28,7 @@ from convscope_server.transports.grpc_framing import (
     decompress,
     frame,
     is_grpc,
+    only_message,
     parse_headers,
     status_trailers,
     too_large,
@@ -39,9 +40,9 @@ Event = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
-# How long after a request's end the caller is first looked for, and the longest
-# between two looks. Each waits twice as long as the one before, so that a call
-# which is given up is noticed before it is twice as old.
+# How long after a request's end the caller is first looked for, about, and the
+# longest between two looks. Each waits twice as long as the one before, so that a
+# call which is given up is noticed before it is twice as old.
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.01, 1.0
 # Bytes that may wait in a stream of messages while its servicer is busy; beyond
 # that Envoy keeps them, and then the caller's flow control.
@@ -71,6 +72,7 @@ class GrpcAsgiApp:
         self._dispatcher = dispatcher
         self._max_message_bytes = max_message_bytes
         self.open_streams = 0
+        self._first_looks = _FirstLooks()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -91,7 +93,7 @@ class GrpcAsgiApp:
             if parsed.timeout_s is not None:
                 deadline_s = time.monotonic() + parsed.timeout_s
             call = Call(path, parsed.metadata, deadline_s, _peer(scope["client"]))
-            request = _Request(receive, parsed.encoding, self._max_message_bytes)
+            request = _Request(receive, parsed.encoding, self._max_message_bytes, self._first_looks)
             try:
                 if isinstance(method, Unary):
                     await self._unary(call, request, answer)
@@ -147,6 +149,31 @@ class GrpcAsgiApp:
             raise too_large(str(len(reply)), self._max_message_bytes)
 
 
+class _FirstLooks:
+    """Looks for the callers of all requests that have ended a moment ago, together.
+
+    Most calls are answered before anybody looks, so a timer each would be dear.
+    """
+
+    __slots__ = ("_is_set", "_requests")
+
+    def __init__(self) -> None:
+        self._requests: list[_Request] = []
+        self._is_set = False
+
+    def add(self, request: "_Request") -> None:
+        self._requests.append(request)
+        if not self._is_set:
+            self._is_set = True
+            asyncio.get_running_loop().call_later(_FIRST_LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._is_set = False
+        requests, self._requests = self._requests, []
+        for request in requests:
+            request.look()
+
+
 class _CallerGone(Exception):  # noqa: N818 - no error: nobody is left to tell
     """The caller has cancelled, or its connection is lost."""
 
@@ -155,16 +182,20 @@ class _Request:
     """The request side of a call: its messages, and whether its caller is still there."""
 
     __slots__ = (
-        *("_closed", "_decoder", "_encoding", "_ended", "_failure", "_frames", "_gone", "_look_s"),
+        *("_closed", "_decoder", "_encoding", "_ended", "_failure", "_first_looks"),
+        *("_frames", "_gone", "_look_s"),
         *("_max_message_bytes", "_receive", "_receiving", "_task", "_timer", "_waiter"),
         "_waiting_bytes",
     )
 
-    def __init__(self, receive: Receive, encoding: str, max_message_bytes: int) -> None:
+    def __init__(
+        self, receive: Receive, encoding: str, max_message_bytes: int, first_looks: _FirstLooks
+    ) -> None:
         self._receive = receive
+        self._first_looks = first_looks
         self._encoding = encoding
         self._max_message_bytes = max_message_bytes
-        self._decoder = FrameDecoder(max_message_bytes)
+        self._decoder: FrameDecoder | None = None
         self._frames: deque[Frame] = deque()
         self._waiting_bytes = 0
         self._failure: RpcFailure | None = None
@@ -179,6 +210,13 @@ class _Request:
 
     async def first(self) -> bytes:
         """The one message of a unary call."""
+        event = await self._receive()
+        if event["type"] == "http.request":
+            message = only_message(event["body"], self._max_message_bytes)
+            if message is not None:
+                self._ended = not event["more_body"]
+                return message
+        self._take(event)
         while not self._frames:
             if self._failure is not None:
                 raise self._failure
@@ -216,6 +254,11 @@ class _Request:
             self._look_later()
         else:
             self._read_on()
+
+    def look(self) -> None:
+        """Ask whether the caller is still there, and then ask again."""
+        if not self._closed:
+            self._receive_soon()
 
     def raise_if_gone(self) -> None:
         """Tell the cancellation of a caller that left from any other."""
@@ -264,11 +307,14 @@ class _Request:
         if event["type"] == "http.disconnect":
             self._gone = self._ended = True
             return
+        decoder = self._decoder
+        if decoder is None:
+            decoder = self._decoder = FrameDecoder(self._max_message_bytes)
         try:
-            frames = self._decoder.feed(event["body"])
+            frames = decoder.feed(event["body"])
             self._ended = not event["more_body"]
             if self._ended:
-                self._decoder.finish()
+                decoder.finish()
         except RpcFailure as failure:
             self._failure, self._ended = failure, True
             return
@@ -277,8 +323,10 @@ class _Request:
             self._waiting_bytes += len(one.data)
 
     def _look_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._look_s, self._receive_soon)
+        if self._look_s == _FIRST_LOOK_S:
+            self._first_looks.add(self)
+        else:
+            self._timer = asyncio.get_running_loop().call_later(self._look_s, self.look)
         self._look_s = min(2 * self._look_s, _LONGEST_LOOK_S)
 
     def _leave(self) -> None:

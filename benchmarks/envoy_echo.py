@@ -15,11 +15,13 @@ async def app(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    event = await receive()
-    body = event["body"]
-    while event["more_body"]:
+    body, more = b"", True
+    while more:
         event = await receive()
+        if event["type"] == "http.disconnect":
+            return
         body += event["body"]
+        more = event["more_body"]
     await send(
         {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
     )

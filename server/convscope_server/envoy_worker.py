@@ -22,8 +22,9 @@ from convscope_server.app import Server
 from convscope_server.envoy_control import PIPE_VARIABLE, Failed, Handover, Note
 from convscope_server.errors import ServerError
 from convscope_server.log import configure_logging
+from convscope_server.transports.asgi_request import Receive
 from convscope_server.transports.envoy import EnvoyTransport
-from convscope_server.transports.envoy_asgi import Receive, Send
+from convscope_server.transports.envoy_asgi import Send
 
 log = logging.getLogger(__name__)
 

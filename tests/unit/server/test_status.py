@@ -4,8 +4,8 @@ import pytest
 from convscope_server import errors
 from convscope_server.status import CODES, Code, rpc_failure
 
-# These two end the process or a load; no call ever meets them.
-_NEVER_ON_THE_WIRE = {errors.ModelError, errors.StartupError}
+# These end the process or a load; no call ever meets them.
+_NEVER_ON_THE_WIRE = {errors.ModelError, errors.ProcessDied, errors.StartupError}
 
 
 def test_every_domain_error_has_a_code() -> None:

@@ -34,7 +34,7 @@ class Handover:
 class Note(Enum):
     """Messages that say no more than themselves."""
 
-    # To the server: is the event loop alive? And its answer.
+    # To the server: is the event loop alive? And its answer, the first one unasked.
     PING = auto()
     PONG = auto()
     # From the server: drained and stopped; the process can end.

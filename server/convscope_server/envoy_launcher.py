@@ -139,13 +139,15 @@ def _attend(
 ) -> None:
     """Hand signals over until the server has stopped."""
     unanswered = 0
+    # Not before Python has loaded everything, which on a cold disk takes its time.
+    is_alive = False
     while True:
         ready = wait([pipe, signals], timeout=_PING_INTERVAL_S)
         try:
             if signals in ready:
                 for number in signals.recv(64):
                     pipe.send(number)
-            if not ready:
+            if not ready and is_alive:
                 if unanswered == _PINGS_UNANSWERED:
                     process.kill()
                     raise ProcessDied(
@@ -158,7 +160,7 @@ def _attend(
         except (EOFError, OSError):
             raise ProcessDied(_epitaph(process)) from None
         if message is Note.PONG:
-            unanswered = 0
+            unanswered, is_alive = 0, True
         elif message is Note.STOPPED:
             return
         elif isinstance(message, Failed):

@@ -43,8 +43,9 @@ class Worker:
         transport = partial(EnvoyTransport, admin_socket=self._handover.admin_socket)
         self.server = Server(self._handover.config, transport)
         if sys.platform == "linux":
-            # Should this process hang, and the launcher be killed: the kernel sees to it.
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            # Should Python hang, and the launcher be killed: Envoy then lets go of the port.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        self._pipe.send(Note.PONG)
         threading.Thread(target=self._listen, name="convscope-orders", daemon=True).start()
         self._running = self._loop.create_task(self._run())
 

@@ -12,11 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from convscope_server import envoy_launcher
 from convscope_server.app import Server
 from convscope_server.config import ServerConfig
 from convscope_server.transports.grpcio import GrpcioTransport
 
-TRANSPORTS = ("grpcio", "envoy")
+_WHY_NOT_ENVOY = envoy_launcher.why_not()
+# Wire tests run over both: what differs is a defect of one.
+TRANSPORTS = (
+    pytest.param("grpcio"),
+    pytest.param("envoy", marks=pytest.mark.skipif(bool(_WHY_NOT_ENVOY), reason=_WHY_NOT_ENVOY)),
+)
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,19 @@ type: $(VENV)/.dev
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-proto: $(VENV)/.dev  ## regenerate the committed wire code from proto/convscope
+# The last lines: protoc derives imports from file names, and these two may not
+# name their package (see proto/inference/grpc_service.proto).
+proto: $(VENV)/.dev  ## regenerate the committed wire code from proto/
 	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc \
 	  -Iconvscope_proto/v1=convscope/v1 \
 	  --python_out=. --mypy_out=. --grpc_python_out=. --mypy_grpc_out=. \
 	  convscope_proto/v1/classifier.proto
+	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc \
+	  -Iinference --python_out=convscope_proto/inference --mypy_out=convscope_proto/inference \
+	  grpc_service.proto model_config.proto
+	sed -i.bak 's/^import model_config_pb2/from convscope_proto.inference import model_config_pb2/' \
+	  proto/convscope_proto/inference/grpc_service_pb2.py*
+	rm proto/convscope_proto/inference/*.bak
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -66,6 +66,7 @@ class AsyncClient:
         include_scores: bool = False,
         include_probabilities: bool = False,
         request_id: str = "",
+        priority: int = 0,
         timeout_s: float = 10.0,
     ) -> ClassifyResult:
         """Classify one image, or several in one request; see client.Client.classify()."""
@@ -82,6 +83,7 @@ class AsyncClient:
             include_scores=include_scores,
             include_probabilities=include_probabilities,
             request_id=request_id,
+            priority=priority,
         )
         response = await self._call(self._classifier().Classify, request, timeout_s)
         return messages.classify_result(response)

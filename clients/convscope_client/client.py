@@ -63,6 +63,7 @@ class Client:
         include_scores: bool = False,
         include_probabilities: bool = False,
         request_id: str = "",
+        priority: int = 0,
         timeout_s: float = 10.0,
     ) -> ClassifyResult:
         """Classify one image, or several in one request.
@@ -79,6 +80,8 @@ class Client:
             include_scores: Also return every class's raw score.
             include_probabilities: Also return every class's probability.
             request_id: Comes back unchanged in the result; for the caller's own use.
+            priority: 1 to 9, 1 served first; 0 for the model's default. A level is worth one
+                second of waiting.
             timeout_s: Deadline of the call, in seconds. The server drops what is still
                 queued by then.
         """
@@ -91,6 +94,7 @@ class Client:
             include_scores=include_scores,
             include_probabilities=include_probabilities,
             request_id=request_id,
+            priority=priority,
         )
         return messages.classify_result(self._call(self._stub.Classify, request, timeout_s))
 

@@ -42,6 +42,7 @@ def classify_request(
     include_scores: bool,
     include_probabilities: bool,
     request_id: str,
+    priority: int,
 ) -> pb.ClassifyRequest:
     """A ClassifyRequest message.
 
@@ -54,6 +55,7 @@ def classify_request(
         model_name=model,
         model_version=version,
         id=request_id,
+        priority=_count("priority", priority, least=0),
         top_k=_count("top_k", top_k, least=0),
         include_scores=include_scores,
         include_probabilities=include_probabilities,

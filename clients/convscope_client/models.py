@@ -76,7 +76,8 @@ class Model:
         name: What requests name it by.
         version: Of the model.
         state: LOADING, READY, UNLOADING or UNAVAILABLE.
-        state_reason: Why it is not loaded.
+        state_reason: Why it is not loaded; where it is READY, why its newest file is not.
+            Of a model that is not READY this and the lines above are all that is told.
         description: One line for people.
         architecture: In ConvNet notation; empty if the file does not tell.
         input: What it takes.

@@ -4,6 +4,8 @@ Imports nothing heavy: the help of every command must show where only the base i
 installed, so torch, onnx and what imports them are imported inside the commands.
 """
 
+import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from convscope_export.architecture import Architecture
+from convscope_export import architecture_page
 from convscope_export.errors import ExportError
-from convscope_export.presets import PRESETS
+from convscope_export.notation import is_notation, parse
+from convscope_export.presets import DEFAULT_RECIPE, PRESETS, Preset
 
 if TYPE_CHECKING:
     from convscope_export.model_file import Verified
@@ -27,8 +30,30 @@ _CONTEXT = {
     "show_default": True,
 }
 
+# What a model is called that is given in notation, and without --name.
+_UNNAMED = "convnet"
+
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+# A folder's name in a model repository, and a model's name on a server.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _checked_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _NAME.fullmatch(value):
+        raise click.BadParameter(
+            f"expected letters, digits, '.', '_' and '-', such as my-net, got {value!r}"
+        )
+    return value
+
+
+_name_option = click.option(
+    "--name",
+    callback=_checked_name,
+    help=f"Of the model.  [default: the preset's; {_UNNAMED} for NOTATION]",
+)
 
 
 @contextmanager
@@ -40,8 +65,8 @@ def _reported() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
-@click.command(context_settings=_CONTEXT)
-@click.argument("preset", type=click.Choice(list(PRESETS)))
+@click.command(context_settings=_CONTEXT, epilog=f"Presets: {', '.join(PRESETS)}.")
+@click.argument("architecture", metavar="PRESET|NOTATION")
 @click.option(
     "--data",
     type=_DIRECTORY,
@@ -54,8 +79,9 @@ def _reported() -> Iterator[None]:
     "--output",
     type=_DIRECTORY,
     help="Directory of the run: checkpoint.pt after every epoch, run.json at the end.  "
-    "[default: runs/PRESET]",
+    "[default: runs/NAME]",
 )
+@_name_option
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option(
     "--train-images",
@@ -65,31 +91,36 @@ def _reported() -> Iterator[None]:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of every random draw.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 def train(
-    preset: str,
+    architecture: str,
     data: Path | None,
     output: Path | None,
+    name: str | None,
     epochs: int | None,
     train_images: int | None,
     seed: int,
     device: str,
 ) -> None:
-    """Train PRESET on CIFAR-10.
+    """Train a preset or an architecture in ConvNet NOTATION on CIFAR-10.
+
+    NOTATION starts with INPUT and is put in quotes; docs/notation.md tells it, convscope
+    describe shows what it stands for. The pictures are stretched to the size of the input.
 
     A training that was stopped goes on where it stopped when the same command
     is given again.
     """
+    chosen = _chosen(architecture, name)
     import torch  # noqa: F401 - a missing extra is named before anything is downloaded
 
     from convscope_export import cifar10, run
     from convscope_export.progress import TrainingProgress, download_progress
 
     console = Console()
-    chosen = PRESETS[preset]
-    directory = output or Path("runs") / preset
+    directory = output or Path("runs") / chosen.name
     with _reported():
         with download_progress(console) as report:
             images = cifar10.load(data, on_progress=report)
-        console.print(_architecture_table(chosen.architecture))
+        architecture_page.show_layers(chosen.architecture, console)
+        architecture_page.show_warnings(chosen.architecture, console)
         console.print(f"Data: [bold]{images.copy.name}[/bold]: {images.copy.description}.")
         with TrainingProgress(console) as progress:
             try:
@@ -115,30 +146,71 @@ def train(
     console.print(f"Next: convscope export {directory}", highlight=False)
 
 
+def _chosen(text: str, name: str | None) -> Preset:
+    """The preset of that name, or the architecture of that notation with the default recipe."""
+    if is_notation(text):
+        with _reported():
+            architecture = parse(text)
+        chosen = Preset(_UNNAMED, "A ConvNet for CIFAR-10", architecture, DEFAULT_RECIPE)
+    elif text in PRESETS:
+        chosen = PRESETS[text]
+    else:
+        raise click.UsageError(
+            f"expected a preset ({', '.join(PRESETS)}) or notation that starts with INPUT, "
+            f"got {text!r}"
+        )
+    return dataclasses.replace(chosen, name=name or chosen.name)
+
+
 @click.command(context_settings=_CONTEXT)
-@click.argument("run", type=_DIRECTORY)
+@click.argument("source", metavar="[RUN|NOTATION]", required=False)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Instead of RUN or NOTATION: the preset's architecture, untrained.",
+)
 @click.option(
     "-o",
     "--output",
     type=_FILE,
-    help="The model file; its card is written beside it.  [default: models/PRESET/1/model.onnx]",
+    help="The model file; its card is written beside it.  [default: models/NAME/1/model.onnx]",
 )
-def export(run: Path, output: Path | None) -> None:
-    """Write the model of RUN, a directory that train filled, as ONNX.
+@_name_option
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of random weights.")
+def export(
+    source: str | None, preset: str | None, output: Path | None, name: str | None, seed: int
+) -> None:
+    """Write a model as ONNX: of RUN, a directory that train filled, or untrained.
+
+    Of NOTATION (it starts with INPUT; put it in quotes) or of --preset the weights are
+    random: such a model serves, says that it is untrained, and its answers mean nothing.
 
     The file is written only after ONNX Runtime has computed what PyTorch does,
     every layer included.
     """
+    if (source is None) == (preset is None):
+        raise click.UsageError("expected RUN, NOTATION or --preset NAME, one of them")
+    untrained = (
+        _chosen(preset or source or "", name) if preset or is_notation(source or "") else None
+    )
+    if untrained is None and name is not None:
+        raise click.UsageError("--name: a run has its name already; give it to convscope train")
     from convscope_export import model_file
 
     console = Console()
     with _reported():
         with console.status("converting and verifying"):
-            model = model_file.build(run)
+            if untrained is not None:
+                model = model_file.build_untrained(untrained.architecture, untrained.name, seed)
+            else:
+                model = model_file.build(Path(source or ""))
         path = output or Path("models") / model.metadata["name"] / "1" / "model.onnx"
         card = model_file.write(model, path)
     console.print(_comparison_table(model, against="PyTorch"))
     console.print(f"Wrote {path} ({len(model.contents):,} bytes) and {card}", highlight=False)
+    if untrained is not None:
+        console.print("It is untrained: its weights are random, its answers mean nothing.")
+        architecture_page.show_warnings(untrained.architecture, console)
 
 
 @click.command(context_settings=_CONTEXT)
@@ -161,24 +233,6 @@ def verify(model: Path, run: Path | None) -> None:
     console.print(_comparison_table(verified, against="PyTorch" if run else None))
     against = "computes what PyTorch does" if run else "is what its metadata says, and runs"
     console.print(f"{model} {against}.", highlight=False)
-
-
-def _architecture_table(architecture: Architecture) -> Table:
-    table = Table("layer", "notation", "output volume", caption=str(architecture))
-    for column in ("weights", "biases", "multiply-adds"):
-        table.add_column(column, justify="right")
-    for layer in architecture.layers:
-        counts = (layer.weights, layer.biases, layer.multiply_adds)
-        table.add_row(
-            layer.name,
-            str(layer.layer),
-            str(layer.volume),
-            *(f"{n:,}" if n else "" for n in counts),
-        )
-    table.add_section()
-    totals = (architecture.weights, architecture.biases, architecture.multiply_adds)
-    table.add_row("total", "", "", *(f"{n:,}" for n in totals))
-    return table
 
 
 def _accuracy_table(accuracy: dict[str, Any]) -> Table:

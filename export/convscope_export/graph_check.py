@@ -43,14 +43,14 @@ def expected_tensors(metadata: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor a model's metadata promises, without the batch axis, by name.
 
     Graph outputs first, then the layers in order. Up to the first FC layer a shape is
-    (C, H, W), from it on (K,).
+    (C, H, W), from it on (K,); the last layer's is always (K,).
     """
     classes = len(metadata["labels"])
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(OUTPUT_NAMES, (classes,))
     flat = False
     for layer in metadata["layers"]:
         volume = layer["volume"]
-        flat = flat or layer["kind"] == "FC"
+        flat = flat or layer["kind"] == "FC" or layer["tensor"] in OUTPUT_NAMES
         shapes[layer["tensor"]] = (
             (volume["depth"],) if flat else (volume["depth"], volume["height"], volume["width"])
         )

@@ -4,7 +4,7 @@ Pure arithmetic: knows nothing of torch or ONNX. Volumes are written width x
 height x depth, as ConvNet courses do (32x32x3).
 """
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +12,17 @@ from convscope_export.errors import ExportError
 
 
 class ArchitectureError(ExportError):
-    """A layer that cannot be: the message names it and shows the numbers."""
+    """A layer that cannot be: the message names it and shows the numbers.
+
+    Attributes:
+        item: The layer, group or input volume at fault, itself and not a copy; None
+            where it is none of them alone.
+    """
+
+    def __init__(self, message: str, item: "Layer | Repeat | Volume | None" = None) -> None:
+        """Keep the one line, and what it is about."""
+        super().__init__(message)
+        self.item = item
 
 
 @dataclass(frozen=True)
@@ -32,13 +42,21 @@ class Volume:
 
 
 def _extent(input_size: int, window: int, stride: int, padding: int) -> int:
-    """Output width or height, (W - F + 2P)/S + 1; raises ArchitectureError without a name."""
+    """Output width or height, (W - F + 2P)/S + 1; raises ArchitectureError without a name.
+
+    The formula: Stanford CS231n, Convolutional Networks, "Spatial arrangement".
+    """
     span = input_size - window + 2 * padding
-    formula = f"({input_size} - {window} + 2*{padding})/{stride} + 1"
+    formula = f"(W - F + 2P)/S + 1 = ({input_size} - {window} + 2*{padding})/{stride} + 1"
     if span < 0:
-        raise ArchitectureError(f"its window {window}x{window} is larger than its input: {formula}")
+        raise ArchitectureError(
+            f"its window {window}x{window} is larger than its input: {formula}; "
+            "make the window smaller"
+        )
     if span % stride:
-        raise ArchitectureError(f"{formula} = {span / stride + 1:g} is not whole")
+        raise ArchitectureError(
+            f"{formula} = {span / stride + 1:g} is not whole; change window, stride or padding"
+        )
     return span // stride + 1
 
 
@@ -65,7 +83,7 @@ class Conv:
 
     def __post_init__(self) -> None:
         _check_least(self, 1, filters=self.filters, size=self.size, stride=self.stride)
-        _check_least(self, 0, pad=self.zeros)
+        _check_least(self, 0, padding=self.zeros)
 
     @property
     def zeros(self) -> int:
@@ -76,7 +94,7 @@ class Conv:
         if self.padding is None and self.size % 2 == 0:
             raise ArchitectureError(
                 f"an even filter, {self.size}x{self.size}, has no padding that keeps the size: "
-                "write the padding out"
+                "write the padding out, for example padding none"
             )
         height, width = (
             _extent(side, self.size, self.stride, self.zeros)
@@ -90,23 +108,22 @@ class Conv:
     def biases(self) -> int:
         return self.filters
 
+    def multiply_adds(self, volume: Volume) -> int:
+        """Multiplications for one picture: every weight is used at every output position."""
+        output = self.output(volume)
+        return self.weights(volume) * output.height * output.width
+
     def __str__(self) -> str:
         settings = [str(self.filters), f"{self.size}x{self.size}"]
         if self.stride != 1:
             settings.append(f"stride {self.stride}")
         if self.padding is not None:
-            settings.append(f"pad {self.padding}")
+            settings.append(f"padding {self.padding or 'none'}")
         return f"CONV({', '.join(settings)})"
 
 
-@dataclass(frozen=True)
-class Relu:
-    """max(0, x) of every value."""
-
-    kind: ClassVar[str] = "RELU"
-
-    def output(self, volume: Volume) -> Volume:
-        return volume
+class _WithoutWeights:
+    """What layers have in common that learn nothing."""
 
     def weights(self, volume: Volume) -> int:
         return 0
@@ -114,17 +131,42 @@ class Relu:
     def biases(self) -> int:
         return 0
 
+    def multiply_adds(self, volume: Volume) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Relu(_WithoutWeights):
+    """max(0, x) of every value."""
+
+    kind: ClassVar[str] = "RELU"
+
+    def output(self, volume: Volume) -> Volume:
+        return volume
+
     def __str__(self) -> str:
         return "RELU"
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The largest or the mean value of each size x size window; stride None is the size."""
+PoolMethod = Literal["max", "average", "l2", "distance"]
 
-    method: Literal["max", "average"]
+
+@dataclass(frozen=True)
+class Pool(_WithoutWeights):
+    """One value for each size x size window of a channel; stride None is the size.
+
+    `method` is one of the four that Goodfellow, Bengio and Courville, Deep Learning
+    (2016), section 9.3, name: the largest value (max), the mean (average), the L2
+    norm sqrt(sum of x^2) (l2), or "a weighted average based on the distance from the
+    central pixel" (distance), with the weights of distance_weights().
+
+    An `optional` pool is left out where it does not fit its input.
+    """
+
+    method: PoolMethod
     size: int
     stride: int | None = None
+    optional: bool = False
 
     kind: ClassVar[str] = "POOL"
 
@@ -142,15 +184,44 @@ class Pool:
         )
         return Volume(volume.depth, height, width)
 
-    def weights(self, volume: Volume) -> int:
-        return 0
-
-    def biases(self) -> int:
+    def multiply_adds(self, volume: Volume) -> int:
+        """A sum of products over each window: of values by themselves, or by fixed weights."""
+        if self.method in ("l2", "distance"):
+            return self.output(volume).values * self.size * self.size
         return 0
 
     def __str__(self) -> str:
         stride = "" if self.stride is None else f", stride {self.stride}"
-        return f"POOL({self.method}, {self.size}x{self.size}{stride})"
+        return f"POOL({self.method}, {self.size}x{self.size}{stride}){'?' * self.optional}"
+
+
+def distance_weights(size: int) -> tuple[tuple[float, ...], ...]:
+    """Weights of the pool by distance, size x size, row by row; their sum is 1.
+
+    A value at distance d from the window's centre, in pixels, weighs 1/(1 + d) before
+    all are divided by their sum. Deep Learning, section 9.3, leaves the function open:
+    this one has nothing to choose, and can be done by hand. In a 2x2 window all four
+    are equally far from the centre, so there it is the mean.
+    """
+    centre = (size - 1) / 2
+    rows = [
+        [1 / (1 + math.hypot(y - centre, x - centre)) for x in range(size)] for y in range(size)
+    ]
+    total = math.fsum(weight for row in rows for weight in row)
+    return tuple(tuple(weight / total for weight in row) for row in rows)
+
+
+@dataclass(frozen=True)
+class GlobalAveragePool(_WithoutWeights):
+    """The mean of each channel (Lin, Chen and Yan, Network In Network, 2013, section 3.2)."""
+
+    kind: ClassVar[str] = "POOL"
+
+    def output(self, volume: Volume) -> Volume:
+        return Volume(volume.depth, 1, 1)
+
+    def __str__(self) -> str:
+        return "POOL(average, global)"
 
 
 @dataclass(frozen=True)
@@ -173,27 +244,39 @@ class FullyConnected:
     def biases(self) -> int:
         return self.outputs
 
+    def multiply_adds(self, volume: Volume) -> int:
+        """Multiplications for one picture: every weight is used once."""
+        return self.weights(volume)
+
     def __str__(self) -> str:
         return f"FC({self.outputs})"
 
 
-Layer = Conv | Relu | Pool | FullyConnected
+Layer = Conv | Relu | Pool | GlobalAveragePool | FullyConnected
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """`[items]*times`: the items in order, the whole of them so many times."""
+    """`[items]*times`: the items in order, the whole of them so many times, 0 for not at all."""
 
     items: tuple["Layer | Repeat", ...]
     times: int = 1
 
     def __post_init__(self) -> None:
-        _check_least(self, 1, times=self.times)
+        _check_least(self, 0, times=self.times)
 
-    def expanded(self) -> Iterator[Layer]:
-        for _ in range(self.times):
-            for item in self.items:
-                yield from item.expanded() if isinstance(item, Repeat) else (item,)
+    def count(self) -> int:
+        """How many layers it stands for, without writing them out."""
+        return self.times * sum(
+            item.count() if isinstance(item, Repeat) else 1 for item in self.items
+        )
+
+    def expanded(self) -> tuple[Layer, ...]:
+        """The layers it stands for, written out."""
+        once: list[Layer] = []
+        for item in self.items:
+            once.extend(item.expanded() if isinstance(item, Repeat) else (item,))
+        return tuple(once) * self.times
 
     def __str__(self) -> str:
         return f"[{' -> '.join(map(str, self.items))}]*{self.times}"

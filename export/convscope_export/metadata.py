@@ -1,7 +1,7 @@
 """The `convscope.*` entries of a model file: written, and read back (docs/model-file.md)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -21,6 +21,9 @@ KEYS = (
     *("git_revision", "quantization", "verification"),
 )
 
+# By number of channels; any other number has no name.
+_COLORS = {1: "gray", 3: "RGB"}
+
 
 class MetadataError(ExportError):
     """A model file whose metadata is missing, or is not what docs/model-file.md says."""
@@ -33,15 +36,86 @@ def describe(network: Network, record: RunRecord) -> dict[str, Any]:
         network: The trained network.
         record: The run that trained it.
     """
-    volume = network.architecture.input
-    tensors = tensor_names(network)
     last = record.curve[-1]
-    return {
+    return _described(
+        network,
+        name=record.preset,
+        description=record.description,
+        labels=record.labels,
+        normalization=record.normalization,
+        training_data=record.data,
+        accuracy={
+            "top1": record.accuracy["top1"],
+            "images": record.accuracy["images"],
+            "data": f"{record.data['name']}, test split",
+            "method": "single forward",
+            "per_class": record.accuracy["per_class"],
+        },
+        seed=record.seed,
+        recipe=record.recipe,
+        training={
+            "epochs": len(record.curve),
+            "seconds": record.seconds,
+            "device": record.device,
+            "threads": record.threads,
+            "final_loss": last["loss"],
+            "train_accuracy": last["train_accuracy"],
+            "validation_accuracy": last["validation_accuracy"],
+            "git_revision": record.git_revision,
+            "versions": record.versions,
+        },
+    )
+
+
+def describe_untrained(
+    network: Network, name: str, normalization: Mapping[str, Sequence[float]], seed: int
+) -> dict[str, Any]:
+    """Metadata of a network with random weights, all of KEYS but `verification`.
+
+    `recipe` and `training` are null, and so is the accuracy. The labels are the class
+    indices: a class's name would promise something.
+
+    Args:
+        network: As it was drawn.
+        name: Of the model.
+        normalization: mean and std, per channel, on pixels scaled to 0-1.
+        seed: That the weights were drawn with.
+    """
+    return _described(
+        network,
+        name=name,
+        description="Untrained: random weights, its answers mean nothing",
+        labels=[str(index) for index in range(network.architecture.classes)],
+        normalization=normalization,
+        training_data={
+            "name": "nothing: random weights",
+            "description": "the network was never trained",
+            "sha256": None,
+            "train_images": 0,
+            "validation_images": 0,
+            "official": False,
+        },
+        accuracy={
+            "top1": None,
+            "images": 0,
+            "data": "",
+            "method": "single forward",
+            "per_class": {},
+        },
+        seed=seed,
+        recipe=None,
+        training=None,
+    )
+
+
+def _described(network: Network, **told: Any) -> dict[str, Any]:
+    """What is told, and what the network says itself, in the order of KEYS."""
+    architecture, tensors = network.architecture, tensor_names(network)
+    volume = architecture.input
+    found = {
+        **told,
         "format": FORMAT,
-        "name": record.preset,
-        "description": record.description,
-        "architecture": record.architecture,
-        "labels": record.labels,
+        "architecture": str(architecture),
         "input": {
             "name": INPUT_NAME,
             "height": volume.height,
@@ -49,10 +123,9 @@ def describe(network: Network, record: RunRecord) -> dict[str, Any]:
             "channels": volume.depth,
             "dtype": "uint8",
             "layout": "NHWC",
-            "color": "RGB",
+            "color": _COLORS.get(volume.depth),
             "range": [0, 255],
         },
-        "normalization": record.normalization,
         "layers": [
             {
                 "name": placed.name,
@@ -68,33 +141,13 @@ def describe(network: Network, record: RunRecord) -> dict[str, Any]:
                 "biases": placed.biases,
                 "multiply_adds": placed.multiply_adds,
             }
-            for placed in network.architecture.layers
+            for placed in architecture.layers
         ],
-        "training_data": record.data,
-        "accuracy": {
-            "top1": record.accuracy["top1"],
-            "images": record.accuracy["images"],
-            "data": f"{record.data['name']}, test split",
-            "method": "single forward",
-            "per_class": record.accuracy["per_class"],
-        },
-        "seed": record.seed,
-        "recipe": record.recipe,
-        "training": {
-            "epochs": len(record.curve),
-            "seconds": record.seconds,
-            "device": record.device,
-            "threads": record.threads,
-            "final_loss": last["loss"],
-            "train_accuracy": last["train_accuracy"],
-            "validation_accuracy": last["validation_accuracy"],
-            "git_revision": record.git_revision,
-            "versions": record.versions,
-        },
         "versions": versions(),
         "git_revision": git_revision(),
         "quantization": None,
     }
+    return {key: found[key] for key in KEYS if key in found}
 
 
 def attach(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:

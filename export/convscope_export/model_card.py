@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from convscope_export.cifar10 import VALIDATION_IMAGES
-from convscope_export.presets import PRESETS
+from convscope_export.presets import DEFAULT_RECIPE, PRESETS
 
 
 def card(metadata: Mapping[str, Any], size_bytes: int) -> str:
@@ -14,15 +14,15 @@ def card(metadata: Mapping[str, Any], size_bytes: int) -> str:
         metadata: All of docs/model-file.md's keys, without prefix.
         size_bytes: Of the ONNX file.
     """
-    sections = (
-        _summary(metadata, size_bytes),
-        _layers(metadata),
-        _data(metadata),
-        _accuracy(metadata),
-        _use(metadata),
-        _reproduce(metadata),
-        _verification(metadata),
-    )
+    summary, layers = _summary(metadata, size_bytes), _layers(metadata)
+    verification = _verification(metadata)
+    if metadata["training"] is None:
+        sections = [summary, _untrained(), layers, _draw(metadata), verification]
+    else:
+        sections = [
+            *(summary, layers, _data(metadata), _accuracy(metadata)),
+            *(_use(metadata), _reproduce(metadata), verification),
+        ]
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
 
@@ -49,7 +49,7 @@ def _summary(metadata: Mapping[str, Any], size_bytes: int) -> list[str]:
         *_table(
             ("", ""),
             (
-                ("top-1 accuracy", f"{accuracy['top1']:.2%} ({_accuracy_basis(accuracy)})"),
+                ("top-1 accuracy", _top1(accuracy)),
                 ("parameters", f"{parameters:,}"),
                 ("multiply-adds for one picture", f"{multiply_adds:,}"),
                 ("file", f"{size_bytes:,} bytes, ONNX, {_precision(metadata)}"),
@@ -57,14 +57,15 @@ def _summary(metadata: Mapping[str, Any], size_bytes: int) -> list[str]:
                     "input",
                     f"`{entry['name']}`, {entry['dtype']}, "
                     f"`(N, {entry['height']}, {entry['width']}, {entry['channels']})`, "
-                    f"{entry['color']}, {entry['range'][0]}-{entry['range'][1]}; "
+                    f"{entry['color'] or 'any channels'}, "
+                    f"{entry['range'][0]}-{entry['range'][1]}; "
                     "normalised inside the graph",
                 ),
                 (
                     "outputs",
                     f"`scores` and `probabilities`, float32, `(N, {len(metadata['labels'])})`",
                 ),
-                ("labels", ", ".join(metadata["labels"])),
+                ("labels", _labels(metadata["labels"])),
             ),
             numbers_from=2,
         ),
@@ -73,6 +74,55 @@ def _summary(metadata: Mapping[str, Any], size_bytes: int) -> list[str]:
 
 def _precision(metadata: Mapping[str, Any]) -> str:
     return "float32" if metadata["quantization"] is None else "quantised"
+
+
+def _labels(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:20])
+    return shown if len(labels) <= 20 else f"{shown}, ... ({len(labels):,})"
+
+
+def _top1(accuracy: Mapping[str, Any]) -> str:
+    if accuracy["top1"] is None:
+        return "none: untrained"
+    return f"{accuracy['top1']:.2%} ({_accuracy_basis(accuracy)})"
+
+
+def _untrained() -> list[str]:
+    return [
+        "## Untrained",
+        "",
+        "**The weights are random: this model's answers mean nothing.** It is there to measure a "
+        "server with, and to look at volumes and feature maps of the architecture. Its labels "
+        "are the class indices.",
+    ]
+
+
+def _draw(metadata: Mapping[str, Any]) -> list[str]:
+    name, versions = metadata["name"], metadata["versions"]
+    seed = f" --seed {metadata['seed']}" if metadata["seed"] else ""
+    return [
+        "## Reproduce",
+        "",
+        "```",
+        f"convscope export {_source(metadata, '--preset ')}{seed} -o models/{name}/1/model.onnx",
+        f"convscope verify models/{name}/1/model.onnx",
+        "```",
+        "",
+        f"Weights: normal with variance 2 / fan-in, biases 0, seed {metadata['seed']}; Python "
+        f"{versions.get('python', '?')} and torch {versions.get('torch', '?')}.",
+        "",
+        f"Exported at revision {metadata['git_revision'] or 'unknown'}.",
+    ]
+
+
+def _source(metadata: Mapping[str, Any], before_preset: str = "") -> str:
+    """What the command line is given for the architecture: a preset's name, or notation."""
+    name, notation = metadata["name"], metadata["architecture"]
+    for preset in PRESETS.values():
+        if str(preset.architecture) == notation:
+            named = "" if name == preset.name else f" --name {name}"
+            return f"{before_preset}{preset.name}{named}"
+    return f"'{notation}' --name {name}"
 
 
 def _accuracy_basis(accuracy: Mapping[str, Any]) -> str:
@@ -175,15 +225,16 @@ def _use(metadata: Mapping[str, Any]) -> list[str]:
 def _reproduce(metadata: Mapping[str, Any]) -> list[str]:
     name, data = metadata["name"], metadata["training_data"]
     training, versions = metadata["training"], metadata["training"]["versions"]
-    options = [name]
-    preset = PRESETS.get(name)
-    if preset is None or preset.recipe.epochs != metadata["recipe"]["epochs"]:
+    options = [_source(metadata)]
+    preset = PRESETS.get(options[0].split()[0])
+    recipe = DEFAULT_RECIPE if preset is None else preset.recipe
+    if recipe.epochs != metadata["recipe"]["epochs"]:
         options.append(f"--epochs {metadata['recipe']['epochs']}")
     if data["train_images"] != 50_000 - VALIDATION_IMAGES:
         options.append(f"--train-images {data['train_images']}")
     if metadata["seed"] != 0:
         options.append(f"--seed {metadata['seed']}")
-    recipe = ", ".join(
+    settings = ", ".join(
         f"{key.replace('_', ' ')} {_plain(v)}" for key, v in metadata["recipe"].items()
     )
     return [
@@ -198,7 +249,7 @@ def _reproduce(metadata: Mapping[str, Any]) -> list[str]:
         "`DIR` holds CIFAR-10 in its binary layout; without `--data` the official archive is "
         "downloaded.",
         "",
-        f"Recipe: AdamW; {recipe}; seed {metadata['seed']}. The training took "
+        f"Recipe: AdamW; {settings}; seed {metadata['seed']}. The training took "
         f"{training['seconds']:.0f} s on {training['device']} with {training['threads']} threads, "
         f"Python {versions.get('python', '?')} and torch {versions.get('torch', '?')}. The same "
         "seed gives the same weights on the same machine with as many threads; elsewhere they, and "

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from google.protobuf.message import DecodeError
 
 from convscope_export import metadata as metadata_props
 from convscope_export import run
+from convscope_export.architecture import Architecture
 from convscope_export.atomic_file import write_bytes, write_text
+from convscope_export.cifar10 import MEAN, STD
 from convscope_export.errors import ExportError
 from convscope_export.model_card import card
-from convscope_export.network import Network
+from convscope_export.network import Network, he_initialize
 from convscope_export.onnx_export import convert
-from convscope_export.run import RunRecord
 from convscope_export.verification import (
     Comparison,
-    Reference,
     summary,
     torch_reference,
     verify,
@@ -43,10 +44,6 @@ class Verified:
     comparisons: list[Comparison]
 
 
-def _reference(network: Network, record: RunRecord) -> Reference:
-    return torch_reference(network, record.normalization["mean"], record.normalization["std"])
-
-
 def build(directory: Path) -> Verified:
     """Convert and verify the model of a finished run; writes nothing.
 
@@ -56,10 +53,41 @@ def build(directory: Path) -> Verified:
         VerificationError: The model does not compute what PyTorch does.
     """
     record, network = run.load(directory)
-    model = convert(network, record.normalization["mean"], record.normalization["std"])
-    metadata = metadata_props.describe(network, record)
-    comparisons = verify(model, metadata, _reference(network, record))
-    metadata["verification"] = summary(comparisons)
+    return _built(network, metadata_props.describe(network, record))
+
+
+def build_untrained(architecture: Architecture, name: str, seed: int = 0) -> Verified:
+    """Convert and verify a network with random weights (network.he_initialize).
+
+    It serves like any other, for measurements and for looking at shapes; its metadata and
+    its card say that it is untrained. Writes nothing.
+
+    Args:
+        architecture: The network.
+        name: Of the model.
+        seed: Of the weights: the same one gives the same weights.
+
+    Raises:
+        ConversionError: torch cannot convert the network.
+        VerificationError: The model does not compute what PyTorch does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Network(architecture)
+        he_initialize(network)
+    depth = architecture.input.depth
+    mean, std = (MEAN, STD) if depth == len(MEAN) else ((0.5,) * depth, (0.5,) * depth)
+    normalization = {"mean": list(mean), "std": list(std)}
+    return _built(
+        network.eval(), metadata_props.describe_untrained(network, name, normalization, seed)
+    )
+
+
+def _built(network: Network, metadata: dict[str, Any]) -> Verified:
+    mean, std = metadata["normalization"]["mean"], metadata["normalization"]["std"]
+    model = convert(network, mean, std)
+    comparisons = verify(model, metadata, torch_reference(network, mean, std))
+    metadata["verification"] = summary(metadata, comparisons)
     metadata_props.attach(model, metadata)
     # deterministic: the same run and versions make the same bytes.
     return Verified(model.SerializeToString(deterministic=True), metadata, comparisons)
@@ -124,5 +152,6 @@ def check(path: Path, directory: Path | None = None) -> Verified:
                 f"{path}: expected the model of {directory}, {record.architecture}, "
                 f"got {metadata['architecture']}; give the run it was exported from"
             )
-        reference = _reference(network, record)
+        normalization = record.normalization
+        reference = torch_reference(network, normalization["mean"], normalization["std"])
     return Verified(contents, metadata, verify(model, metadata, reference))

@@ -4,9 +4,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
 from convscope_export.architecture import Architecture, PlacedLayer
-from convscope_export.layers import Conv, FullyConnected, Pool, Relu
+from convscope_export.layers import (
+    Conv,
+    FullyConnected,
+    GlobalAveragePool,
+    Pool,
+    Relu,
+    distance_weights,
+)
+
+# Far below any activation that matters; see L2Pool.
+_TINY = 1e-12
 
 
 class Network(nn.Module):
@@ -35,11 +46,50 @@ class Network(nn.Module):
                 x = x.flatten(1)
             x = self.get_submodule(placed.name)(x)
             outputs[placed.name] = x
+        # The last layer may be the global average of as many channels as there are classes.
+        outputs[self.architecture.layers[-1].name] = x.flatten(1)
         return outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw class scores, float32, shape (N, K); see activations() for `x`."""
         return self.activations(x)[self.architecture.layers[-1].name]
+
+
+class L2Pool(nn.Module):
+    """The L2 norm of each window, sqrt(sum of x^2)."""
+
+    def __init__(self, size: int, stride: int) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norms, float32, shape (N, C, H', W'), from x, float32, shape (N, C, H, W)."""
+        # Not lp_pool2d, nor ONNX's LpPool: CUDA has no kernel for it, and on the CPU it leaves
+        # the blocked layout at full resolution. Of these four only Sqrt does, after the pool.
+        squares = avg_pool2d(x * x, self.size, self.stride) * float(self.size**2)
+        if self.training:
+            # The slope of sqrt at 0 is infinite: a window of zeros, as ReLU leaves them, would
+            # turn every gradient into NaN. Below the bound the gradient is 0.
+            squares = squares.clamp_min(_TINY)
+        return squares.sqrt()
+
+
+class DistancePool(nn.Module):
+    """The average of each window, weighted by the distance from its centre."""
+
+    kernel: Tensor
+
+    def __init__(self, channels: int, size: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+        # Fixed, so neither a parameter nor part of a checkpoint. One filter a channel: as a
+        # convolution it keeps ONNX Runtime's blocked layout and runs on CUDA.
+        kernel = torch.tensor(distance_weights(size)).expand(channels, 1, size, size)
+        self.register_buffer("kernel", kernel.contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Averages, float32, shape (N, C, H', W'), from x, float32, shape (N, C, H, W)."""
+        return conv2d(x, self.kernel, stride=self.stride, groups=self.channels)
 
 
 def _module(placed: PlacedLayer) -> nn.Module:
@@ -52,10 +102,50 @@ def _module(placed: PlacedLayer) -> nn.Module:
             return nn.ReLU()
         case Pool(method="max") as pool:
             return nn.MaxPool2d(pool.size, pool.step)
-        case Pool() as pool:
+        case Pool(method="average") as pool:
             return nn.AvgPool2d(pool.size, pool.step)
+        case Pool(method="l2") as pool:
+            return L2Pool(pool.size, pool.step)
+        case Pool() as pool:
+            return DistancePool(placed.input.depth, pool.size, pool.step)
+        case GlobalAveragePool():
+            # Not AdaptiveAvgPool2d: that is exported as ReduceMean, which ONNX Runtime has no
+            # blocked kernel for.
+            return nn.AvgPool2d((placed.input.height, placed.input.width))
         case FullyConnected() as fc:
             return nn.Linear(placed.input.values, fc.outputs)
+
+
+def he_initialize(network: Network) -> None:
+    """Draw new weights that keep the signal's size through any number of CONV -> RELU.
+
+    Normal with variance 2 / fan-in, biases 0 (He, Zhang, Ren and Sun, Delving Deep into
+    Rectifiers, 2015, equation 10). With PyTorch's own draw, whose variance is 1 / (3 fan-in),
+    each layer divides the variance by 6: what reaches the end of VGG-16 is all bias.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def resize(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Pictures stretched to another size, bicubic, smoothed where they shrink (as Pillow does).
+
+    Args:
+        pixels: uint8, shape (N, C, H, W), 0-255.
+        height: In pixels.
+        width: In pixels.
+
+    Returns:
+        uint8, shape (N, C, height, width), 0-255; `pixels` itself if it has that size.
+    """
+    if pixels.shape[2:] == (height, width):
+        return pixels
+    size = (height, width)
+    stretched = interpolate(pixels.float(), size, mode="bicubic", antialias=True)
+    return stretched.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

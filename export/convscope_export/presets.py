@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from convscope_export.architecture import Architecture
-from convscope_export.layers import Conv, FullyConnected, Pool, Relu, Repeat, Volume
+from convscope_export.notation import parse
 from convscope_export.recipe import Recipe
 
 
@@ -30,12 +30,8 @@ SIMPLE = Preset(
         "The simplest ConvNet for CIFAR-10: one convolution of 12 filters, ReLU, max pooling "
         "and one fully connected layer"
     ),
-    architecture=Architecture(
-        input=Volume(depth=3, height=32, width=32),
-        items=(
-            Repeat((Repeat((Conv(12, 3), Relu())), Pool("max", 2))),
-            FullyConnected(10),
-        ),
+    architecture=parse(
+        "INPUT(32x32x3) -> [[CONV(12, 3x3) -> RELU]*1 -> POOL(max, 2x2)]*1 -> FC(10)"
     ),
     # Chosen on the held-out images of the JPEG re-encoded copy. In 16 to 40 epochs rates of
     # 2e-3 to 2e-2, batches of 100 to 500, SGD, label smoothing, dropout, a shift of 2, a decay
@@ -53,4 +49,81 @@ SIMPLE = Preset(
     ),
 )
 
-PRESETS = {preset.name: preset for preset in (SIMPLE,)}
+# Deeper networks get He's weights: with PyTorch's own the signal shrinks with every layer.
+_STACK_RECIPE = Recipe(
+    epochs=20,
+    batch_size=125,
+    learning_rate=2e-3,
+    warmup=0.1,
+    weight_decay=1e-2,
+    label_smoothing=0.1,
+    flip=True,
+    shift=2,
+    initialization="he",
+)
+
+STACK = Preset(
+    name="stack",
+    description=(
+        "Convolutions alone: 3x3, then 6x6 and 6x6 at stride 2 in place of pooling, and a hidden "
+        "fully connected layer"
+    ),
+    architecture=parse(
+        "INPUT(32x32x3) -> CONV(12, 3x3) -> RELU -> CONV(24, 6x6, stride 2, padding 2) -> RELU "
+        "-> CONV(32, 6x6, stride 2, padding 2) -> RELU -> FC(200) -> RELU -> FC(10)"
+    ),
+    recipe=_STACK_RECIPE,
+)
+
+STACK_28 = Preset(
+    name="stack-28",
+    description="The stack over 28x28 grey pixels; its first dense layer has 7x7x32 = 1568 inputs",
+    architecture=parse(
+        "INPUT(28x28x1) -> CONV(12, 3x3) -> RELU -> CONV(24, 6x6, stride 2, padding 2) -> RELU "
+        "-> CONV(32, 6x6, stride 2, padding 2) -> RELU -> FC(200) -> RELU -> FC(10)"
+    ),
+    recipe=_STACK_RECIPE,
+)
+
+VGG16 = Preset(
+    name="vgg16",
+    description=(
+        "VGG-16 for 32x32 pixels: 13 convolutions, conv1_1 to conv5_3, and 3 fully connected layers"
+    ),
+    # Simonyan and Zisserman, Very Deep Convolutional Networks (2014), configuration D; the
+    # fully connected layers hold 512 values, not 4096: all that is left of 32x32 is 1x1x512.
+    architecture=parse(
+        "INPUT(32x32x3)"
+        " -> [[CONV(64, 3x3) -> RELU]*2 -> POOL(max, 2x2)]*1"
+        " -> [[CONV(128, 3x3) -> RELU]*2 -> POOL(max, 2x2)]*1"
+        " -> [[CONV(256, 3x3) -> RELU]*3 -> POOL(max, 2x2)]*1"
+        " -> [[CONV(512, 3x3) -> RELU]*3 -> POOL(max, 2x2)]*2"
+        " -> [FC(512) -> RELU]*2 -> FC(10)"
+    ),
+    recipe=Recipe(
+        epochs=60,
+        batch_size=125,
+        learning_rate=5e-4,
+        warmup=0.1,
+        weight_decay=5e-2,
+        label_smoothing=0.1,
+        flip=True,
+        shift=4,
+        initialization="he",
+    ),
+)
+
+PRESETS = {preset.name: preset for preset in (SIMPLE, STACK, STACK_28, VGG16)}
+
+# For any other architecture; small enough a rate for deep ones.
+DEFAULT_RECIPE = Recipe(
+    epochs=20,
+    batch_size=125,
+    learning_rate=1e-3,
+    warmup=0.1,
+    weight_decay=1e-2,
+    label_smoothing=0.1,
+    flip=True,
+    shift=2,
+    initialization="he",
+)

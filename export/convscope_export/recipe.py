@@ -1,6 +1,9 @@
 """How a preset is trained: every setting that changes the result, the seed aside."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Initialization = Literal["torch", "he"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,8 @@ class Recipe:
         label_smoothing: Part of the target, 0-1, spread evenly over all classes.
         flip: Mirror each image left to right with probability 1/2.
         shift: Largest translation, in pixels, in each direction; the border is reflected.
+        initialization: Where the weights start: "torch" for PyTorch's own draw, "he" for
+            network.he_initialize, which deep networks need.
     """
 
     epochs: int
@@ -26,3 +31,4 @@ class Recipe:
     label_smoothing: float
     flip: bool
     shift: int
+    initialization: Initialization = "torch"

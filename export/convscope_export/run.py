@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from convscope_export import checkpoint as checkpoints
+from convscope_export.architecture import Architecture
 from convscope_export.atomic_file import write_text
 from convscope_export.cifar10 import LABELS, MEAN, STD, VALIDATION_IMAGES, Cifar10
 from convscope_export.errors import ExportError
 from convscope_export.evaluation import evaluate
 from convscope_export.network import Network
-from convscope_export.presets import PRESETS, Preset
+from convscope_export.notation import NotationError, parse
+from convscope_export.presets import Preset
 from convscope_export.provenance import git_revision, versions
 from convscope_export.training import Observer, Training, TrainingError, scores_of
 
@@ -34,8 +36,8 @@ class RunRecord:
     """What a finished run was and what came of it; the contents of run.json.
 
     Attributes:
-        preset: Name of the preset.
-        description: The preset's.
+        preset: Name of the preset, or the one given to another architecture.
+        description: One line for people.
         architecture: In ConvNet notation.
         recipe: The training's settings (recipe.Recipe).
         seed: Of weights and draws.
@@ -99,8 +101,11 @@ def train(
         device: "cpu" or "cuda".
 
     Raises:
-        TrainingError, CheckpointError, FileWriteError: See training.Training.run.
+        TrainingError: The network cannot take CIFAR-10's pictures or tell its classes, or
+            see training.Training.run.
+        CheckpointError, FileWriteError: See training.Training.run.
     """
+    _check_fits(preset.architecture)
     recipe = dataclasses.replace(preset.recipe, epochs=epochs or preset.recipe.epochs)
     available = len(data.train) - VALIDATION_IMAGES
     if train_images is not None and train_images > available:
@@ -158,12 +163,27 @@ def train(
     return record
 
 
+def _check_fits(architecture: Architecture) -> None:
+    """Refuse what CIFAR-10 cannot train; its square pictures are stretched to a square input."""
+    volume = architecture.input
+    if volume.depth != 3 or volume.height != volume.width:
+        raise TrainingError(
+            f"training on CIFAR-10: expected a square input of depth 3, such as 32x32x3 or "
+            f"64x64x3, got {volume}"
+        )
+    if architecture.classes != len(LABELS):
+        raise TrainingError(
+            f"training on CIFAR-10: expected a last layer of {len(LABELS)} class scores, got "
+            f"{architecture.classes}"
+        )
+
+
 def load(directory: Path) -> tuple[RunRecord, Network]:
     """Read a finished run: its record, and the trained network on the CPU, in eval mode.
 
     Raises:
         RunError: There is no run, it is not finished, or its record is damaged or of
-            another version of the preset.
+            another version of convscope.
         CheckpointError: The checkpoint cannot be read.
     """
     path, checkpoint_path = directory / RECORD_NAME, directory / CHECKPOINT_NAME
@@ -186,24 +206,29 @@ def load(directory: Path) -> tuple[RunRecord, Network]:
             f"{path}: expected the record of a run, got a file that cannot be read as one "
             f"({error}); run convscope train again, it writes it anew"
         ) from error
-    recorded = (record.recipe, record.seed, record.data.get("sha256"), record.recipe.get("epochs"))
+    if record.format != _FORMAT:
+        raise RunError(
+            f"{directory}: expected a run of format {_FORMAT}, got format {record.format}; "
+            "train it again"
+        )
+    recorded = (
+        *(record.architecture, record.recipe, record.seed, record.data.get("sha256")),
+        record.recipe.get("epochs"),
+    )
     fingerprint = state.fingerprint
-    if recorded != (*(fingerprint.get(key) for key in ("recipe", "seed", "data")), state.epoch):
+    keys = ("architecture", "recipe", "seed", "data")
+    if recorded != (*(fingerprint.get(key) for key in keys), state.epoch):
         raise RunError(
             f"{directory}: {RECORD_NAME} and {CHECKPOINT_NAME} are of different trainings; "
             f"delete {RECORD_NAME} and run the same convscope train again"
         )
-    preset = PRESETS.get(record.preset)
-    if (
-        record.format != _FORMAT
-        or preset is None
-        or str(preset.architecture) != record.architecture
-    ):
+    try:
+        network = Network(parse(record.architecture))
+    except NotationError as error:
         raise RunError(
-            f"{directory}: expected a run of the preset {record.preset} as it is now, got format "
-            f"{record.format}, {record.architecture}; train it again"
-        )
-    network = Network(preset.architecture)
+            f"{directory}: expected an architecture in the notation of this version, got "
+            f"{record.architecture}: {error.reason}; train it again"
+        ) from error
     try:
         network.load_state_dict(state.weights)
     except RuntimeError as error:

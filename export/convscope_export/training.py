@@ -21,7 +21,7 @@ from convscope_export.checkpoint import Checkpoint
 from convscope_export.cifar10 import Images, UInt8Array
 from convscope_export.errors import ExportError
 from convscope_export.evaluation import evaluate
-from convscope_export.network import Network, normalize
+from convscope_export.network import Network, he_initialize, normalize, resize
 from convscope_export.recipe import Recipe
 
 # Steps between two looks at the loss: reading it makes a GPU wait.
@@ -97,13 +97,21 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.learning_rate * (steps - step) / (steps - warmup)
 
 
+def _network_input(
+    network: Network, pixels: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Pixels, uint8 (N, C, H, W), stretched to the network's input and normalised, float32."""
+    volume = network.architecture.input
+    return normalize(resize(pixels, volume.height, volume.width), mean, std)
+
+
 def scores_of(network: Network, mean: Sequence[float], std: Sequence[float]) -> ScoresFunction:
-    """Function from pixels, uint8 (N, C, H, W), to scores, float32 (N, K), for evaluate()."""
+    """Function from pixels, uint8 (N, C, H, W) of any size, to scores, float32 (N, K)."""
     device = next(network.parameters()).device
 
     def scores(pixels: UInt8Array) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            batch = normalize(torch.from_numpy(pixels).to(device), mean, std)
+            batch = _network_input(network, torch.from_numpy(pixels).to(device), mean, std)
             answer: npt.NDArray[np.float32] = network(batch).cpu().numpy()
         return answer
 
@@ -119,7 +127,8 @@ class Training:
         recipe: How.
         seed: Of the weights and of every draw: same seed, same machine and same number
             of threads give the same weights, bit for bit.
-        train: Images that are learnt from, at least a batch.
+        train: Images that are learnt from, at least a batch; augmented, then stretched to
+            the network's input.
         validation: Images that only the curve sees.
         labels: The class labels.
         mean: Normalisation, per channel, on pixels scaled to 0-1.
@@ -178,7 +187,10 @@ class Training:
         state = checkpoints.load(path, fingerprint) if path.exists() else None
         with _deterministic(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = Network(self.architecture).to(device)
+            network = Network(self.architecture)
+            if self.recipe.initialization == "he":
+                he_initialize(network)
+            network.to(device)
             optimizer = _optimizer(network, self.recipe)
             generator = torch.Generator().manual_seed(self.seed)
             curve: list[EpochResult] = []
@@ -233,7 +245,7 @@ class Training:
             target = labels[rows.to(labels.device)]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch * steps + step, recipe.epochs * steps)
-            scores = network(normalize(images, self.mean, self.std))
+            scores = network(_network_input(network, images, self.mean, self.std))
             loss = cross_entropy(scores, target, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             torch.autograd.backward(loss)

@@ -14,6 +14,9 @@ _NUMPY_DTYPES: dict[pb.DataType.ValueType, np.dtype[np.generic]] = {
     pb.DATA_TYPE_FLOAT16: np.dtype("<f2"),
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
 }
+# More than any tensor here has; few enough that a hostile shape costs nothing.
+_MAX_DIMENSIONS = 8
+
 _WIRE_DTYPES = {dtype: wire for wire, dtype in _NUMPY_DTYPES.items()}
 
 
@@ -51,17 +54,21 @@ def from_tensor(tensor: pb.Tensor) -> npt.NDArray[Any]:
     if dtype is None:
         known = ", ".join(np.dtype(known).name for known in _NUMPY_DTYPES.values())
         raise TensorError(f"expected a tensor dtype of {known}, got {_dtype_name(tensor.dtype)}")
-    shape = tuple(tensor.shape)
+    if len(tensor.shape) > _MAX_DIMENSIONS:  # before a hostile one is walked through
+        raise TensorError(
+            f"expected a tensor of at most {_MAX_DIMENSIONS} dimensions, got {len(tensor.shape)}"
+        )
+    shape, data = tuple(tensor.shape), tensor.data  # each access copies
     # Python's integers, not numpy's: a hostile shape must not overflow to a fitting size.
     expected_bytes = math.prod(shape) * dtype.itemsize
-    if len(tensor.data) != expected_bytes:
+    if len(data) != expected_bytes:
         raise TensorError(
             f"expected {expected_bytes} bytes for a tensor of shape {shape} and dtype "
-            f"{dtype.name}, got {len(tensor.data)}"
+            f"{dtype.name}, got {len(data)}"
         )
     try:
-        return np.frombuffer(tensor.data, dtype).reshape(shape)
-    except (ValueError, OverflowError):  # such as 65 dimensions, or (0, 2**63)
+        return np.frombuffer(data, dtype).reshape(shape)
+    except (ValueError, OverflowError):  # such as (0, 2**63)
         raise TensorError(f"expected a shape that an array can have, got {shape}") from None
 
 

@@ -5,12 +5,14 @@ The contract between scheduling and a runtime; it knows neither gRPC nor ONNX Ru
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 UInt8Array = npt.NDArray[np.uint8]
+# uint8 pixels, or floats for a graph's own input.
+ImageArray = npt.NDArray[np.uint8 | np.floating[Any]]
 Float32Array = npt.NDArray[np.float32]
 
 # The graph outputs that every session computes before the tapped tensors.
@@ -56,11 +58,28 @@ class LayerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class NativeInput:
+    """A graph's own input where that is not of uint8 pixels.
+
+    Attributes:
+        dtype: "float32" or "float16".
+        shape: Of one image: (C, H, W) or (H, W, C).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a model file tells of its model.
 
     Attributes:
-        input_name: Graph input, uint8 (N, height, width, 3), RGB.
+        input_name: Graph input, uint8 (N, height, width, channels), RGB or grey.
+        native: The graph's own input, which takes what is put into it untouched; None if
+            it is the one above.
+        batch_size: Rows that every run has to have; None if that is free.
         labels: One for each of the K classes.
         mean, std: Per channel, of pixels scaled to 0-1; empty if not told.
         accuracy: Top-1 by a single forward pass, 0-1; None if not told.
@@ -72,6 +91,9 @@ class ModelInfo:
     width: int
     labels: tuple[str, ...]
     layers: tuple[LayerInfo, ...]
+    channels: int = 3
+    native: NativeInput | None = None
+    batch_size: int | None = None
     description: str = ""
     architecture: str = ""
     mean: tuple[float, ...] = ()
@@ -86,17 +108,30 @@ class ModelInfo:
     @property
     def image_bytes(self) -> int:
         """Size of one input row."""
-        return self.height * self.width * 3
+        return self.height * self.width * self.channels
+
+
+# A session whose largest batch takes no longer than this on one thread runs on the
+# event loop. Waking a thread costs some 50 microseconds and the interpreter's
+# lock on top, which for a tiny model is more than the model; and health checks
+# can wait this long.
+INLINE_BATCH_S = 0.003
 
 
 class Session(Protocol):
     """One compiled form of a model. Requests for the same session share batches."""
 
-    def run(self, images: UInt8Array) -> Sequence[Float32Array]:
-        """Compute one batch; called from a worker thread, one call at a time.
+    @property
+    def inline(self) -> bool:
+        """Whether a batch is done before another thread would have woken up."""
+        ...
+
+    def run(self, images: ImageArray) -> Sequence[Float32Array]:
+        """Compute one batch; called on the event loop if inline, else from worker threads.
 
         Args:
-            images: uint8, (N, H, W, 3), RGB, 0-255. Read, never written.
+            images: uint8, (N, H, W, C), 0-255; of a native session, what the graph's own
+                input takes. Read, never written.
 
         Returns:
             float32 arrays: scores and probabilities (N, K), then each tapped tensor,
@@ -121,10 +156,11 @@ class Backend(Protocol):
         """Where it runs, such as "CPUExecutionProvider"."""
         ...
 
-    def build_session(self, tensors: tuple[str, ...]) -> Session:
+    def build_session(self, tensors: tuple[str, ...], *, native: bool = False) -> Session:
         """A new session, warmed, that also returns these tensors of the graph.
 
-        Takes long: call it from a thread.
+        Takes long: call it from a thread. A native one takes what the graph's own input
+        takes, instead of uint8 pixels.
 
         Raises:
             BackendFailure: The runtime could not build it.

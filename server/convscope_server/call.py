@@ -28,16 +28,33 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """A method with one message each way."""
+    """A method with one message each way.
+
+    Attributes:
+        handle: What answers it.
+        unlimited: Answered however many calls there are: a probe that fails under
+            load would have the server restarted when it is needed most.
+    """
 
     handle: Callable[[bytes, Call], Awaitable[bytes]]
+    unlimited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A method with any number of messages either way."""
+    """A method with any number of messages either way.
+
+    Attributes:
+        handle: What answers it.
+        grpc_type: What metrics call it: "bidi_stream", or "server_stream" if the caller
+            sends one message.
+        drains: Whether a server that stops waits for it: it ends by itself soon after
+            the server began to drain.
+    """
 
     handle: Callable[[AsyncIterator[bytes], Call], AsyncIterator[bytes]]
+    grpc_type: str = "bidi_stream"
+    drains: bool = False
 
 
 # Full method names to what answers them.

@@ -8,6 +8,14 @@ from typing import Any
 
 import click
 
+from convscope_server.config_file import config_text, read_config_file
+
+
+def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        names = [parameter.name or "" for parameter in context.command.params]
+        context.default_map = read_config_file(path, names)
+
 
 @click.command(
     context_settings={
@@ -19,7 +27,39 @@ import click
 @click.argument(
     "models", type=click.Path(path_type=Path), required=False, envvar="CONVSCOPE_MODELS"
 )
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_read_config,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file of settings: max_batch_size = 32. Flags and environment win over it.",
+)
 @click.option("--default-model", default="", help="Answers requests that name no model.")
+@click.option(
+    "--model-control",
+    type=click.Choice(["none", "explicit", "poll"]),
+    default="none",
+    help="Who loads models after the start: nobody, callers, or the server when MODELS changes.",
+)
+@click.option(
+    "--load-model",
+    multiple=True,
+    help="With --model-control explicit, a model to load at the start; * for all. Repeatable.",
+)
+@click.option(
+    "--poll-interval-s", default=15.0, help="With --model-control poll, time between two looks."
+)
+@click.option(
+    "--version-policy",
+    default="latest:1",
+    help="Versions served where a model's config.pbtxt does not say: latest:N, all, specific:V,V.",
+)
+@click.option(
+    "--exit-on-error/--no-exit-on-error",
+    default=True,
+    help="Do not start when a model fails to load; or start without it.",
+)
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
@@ -38,13 +78,44 @@ import click
     "--max-queue-bytes", default=256 << 20, help="Most bytes of images that wait for a model."
 )
 @click.option(
+    "--max-queue-delay-ms",
+    default=0.0,
+    help="How long a batch that is not full waits for more images.",
+)
+@click.option(
+    "--max-concurrent-calls",
+    default=10_000,
+    help="Most calls answered at a time; more are refused.",
+)
+@click.option(
+    "--max-concurrent-streams",
+    default=10_000,
+    help="Most calls at a time on one connection; more wait at the client.",
+)
+@click.option(
     "--max-message-bytes", default=64 << 20, help="Largest message, either way; feature maps too."
+)
+@click.option(
+    "--keepalive-time-s", default=60.0, help="A connection that is idle is tried after this long."
+)
+@click.option(
+    "--keepalive-timeout-s", default=20.0, help="And closed if that is not answered in time."
+)
+@click.option(
+    "--max-in-flight-bytes",
+    default=2 << 30,
+    help="Memory that all requests together may need at a time; more is refused.",
 )
 @click.option(
     "--max-picture-pixels", default=50_000_000, help="Largest picture file decoded, in pixels."
 )
 @click.option(
     "--thread-count", default=0, help="Threads of one batch; 0: the processors there are for us."
+)
+@click.option(
+    "--workers",
+    default=1,
+    help="Processes that share the port. For models quicker than gRPC's own work; Linux only.",
 )
 @click.option(
     "--grace-period-s",
@@ -64,7 +135,7 @@ import click
     "--transport",
     type=click.Choice(["auto", "envoy", "grpcio"]),
     default="auto",
-    help="What carries gRPC; auto is envoy where pyvoy is installed.",
+    help="What carries gRPC; auto is envoy where pyvoy is installed and there is one worker.",
 )
 @click.option(
     "--tls-certificate", type=click.Path(path_type=Path), help="PEM file, with its chain."
@@ -76,16 +147,35 @@ import click
     help="PEM file; clients must show a certificate that it signed.",
 )
 @click.option(
-    "--print-envoy-config", is_flag=True, help="Show what Envoy would be started with, and end."
+    "--print-envoy-config", is_flag=True, help="Print what Envoy would be started with, and exit."
 )
-def serve(models: Path | None, log_level: str, print_envoy_config: bool, **settings: Any) -> None:
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print the settings as a file for --config, each with where it is from, and exit.",
+)
+@click.pass_context
+def serve(
+    context: click.Context,
+    /,
+    models: Path | None,
+    log_level: str,
+    print_config: bool,
+    print_envoy_config: bool,
+    **settings: Any,
+) -> None:
     """Serve MODELS over gRPC until SIGTERM or Ctrl-C.
 
-    MODELS is a folder with NAME/VERSION/model.onnx, or one .onnx file; without
+    MODELS is a folder with NAME/VERSION/model.onnx and, if need be,
+    NAME/config.pbtxt as Triton reads it, or one .onnx file; without
     it, the models that come with convscope are served. Everything can also be
     set by the environment: MODELS by CONVSCOPE_MODELS, --max-batch-size by
-    CONVSCOPE_MAX_BATCH_SIZE.
+    CONVSCOPE_MAX_BATCH_SIZE; or by a file, see --config.
     """
+    if print_config:
+        click.echo(config_text(context), nl=False)
+        return
+
     # As process 1 of a container, signals without a handler are lost, and what follows
     # takes some tenths of a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -106,6 +196,6 @@ def serve(models: Path | None, log_level: str, print_envoy_config: bool, **setti
         if print_envoy_config:
             click.echo(serving.envoy_config_text(config))
         else:
-            serving.serve(config, log_level)
+            context.exit(serving.serve(config, log_level))
     except ServerError as error:
         raise click.ClickException(str(error)) from error

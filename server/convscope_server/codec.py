@@ -8,12 +8,23 @@ from google.protobuf.message import DecodeError, Message
 
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
-from convscope_server.backend import Float32Array, ModelInfo, UInt8Array
-from convscope_server.batch_queue import Computed
+from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray, ModelInfo
+from convscope_server.batch_request import PRIORITIES, Computed
 from convscope_server.errors import InvalidRequest
-from convscope_server.feature_maps import MapAnswer, MapRequest, Reduction
+from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
+from convscope_server.model_status import ModelState, ModelStatus
 
 DEFAULT_TOP_K = 5
+# At most, what the wire adds to the label and numbers of a class, and to an answer.
+_CLASS_SCORE_BYTES = 32
+_RESPONSE_BYTES = 1024
+
+_STATES: Mapping[ModelState, pb.ModelState.ValueType] = {
+    ModelState.LOADING: pb.MODEL_STATE_LOADING,
+    ModelState.READY: pb.MODEL_STATE_READY,
+    ModelState.UNLOADING: pb.MODEL_STATE_UNLOADING,
+    ModelState.UNAVAILABLE: pb.MODEL_STATE_UNAVAILABLE,
+}
 
 M = TypeVar("M", bound=Message)
 
@@ -60,8 +71,24 @@ def row_count(request: pb.ClassifyRequest) -> int:
     return rows
 
 
-def pixels(tensor: pb.Tensor, info: ModelInfo) -> UInt8Array:
-    """Raw pixels of a request: uint8, (N, H, W, 3), of the model's size.
+def priority(request: pb.ClassifyRequest, default: int) -> int:
+    """The request's level of priority; the default if it names none.
+
+    Raises:
+        InvalidRequest: There is no such level.
+    """
+    level = request.priority or default
+    if level not in PRIORITIES:
+        raise InvalidRequest(
+            f"expected a priority from {PRIORITIES[0]} to {PRIORITIES[-1]}, or 0, got {level}"
+        )
+    return level
+
+
+def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
+    """Raw pixels of a request: uint8, (N, H, W, C), of the model's size.
+
+    Or, of a model whose own input is of floats, that input: of its dtype and shape, finite.
 
     Raises:
         InvalidRequest: They are of another dtype or shape, or the bytes do not fit.
@@ -70,20 +97,42 @@ def pixels(tensor: pb.Tensor, info: ModelInfo) -> UInt8Array:
         array = from_tensor(tensor)
     except TensorError as error:
         raise InvalidRequest(f"pixels: {error}") from error
-    if array.dtype != np.uint8 or array.shape[1:] != (info.height, info.width, 3):
+    native = info.native
+    if native and array.dtype == native.dtype and array.shape[1:] == native.shape:
+        odd_count = array.size - np.count_nonzero(np.isfinite(array))
+        if odd_count:
+            raise InvalidRequest(
+                f"expected finite numbers, got {odd_count} that are NaN or infinite"
+            )
+        return cast("ImageArray", array)
+    shape = (info.height, info.width, info.channels)
+    if array.dtype != np.uint8 or array.shape[1:] != shape:
+        expected = f"pixels of dtype uint8 and shape {_batch_shape(shape)}"
+        if native:
+            expected += f", or {native.dtype} {_batch_shape(native.shape)} as the graph takes it"
         raise InvalidRequest(
-            f"expected pixels of dtype uint8 and shape (N, {info.height}, {info.width}, 3), "
-            f"got {array.dtype.name} {array.shape}: send the picture as a file to have it resized"
+            f"expected {expected}, got {array.dtype.name} {array.shape}: "
+            "send the picture as a file to have it resized"
         )
-    return cast("UInt8Array", array)
+    return cast("ImageArray", array)
+
+
+def _batch_shape(shape: tuple[int, ...]) -> str:
+    return f"(N, {', '.join(map(str, shape))})"
 
 
 def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
     """The feature maps that a request asks for.
 
     Raises:
-        InvalidRequest: An entry holds an enum value that this server does not know.
+        InvalidRequest: There are too many entries, or one holds an enum value that this
+            server does not know.
     """
+    if len(request.feature_maps) > MAX_ENTRIES:
+        raise InvalidRequest(
+            f"expected at most {MAX_ENTRIES} entries of feature_maps, got "
+            f"{len(request.feature_maps)}: name several layers in one"
+        )
     requests = []
     for index, entry in enumerate(request.feature_maps):
         if entry.dtype not in _DTYPES or entry.reduction not in _REDUCTIONS:
@@ -102,6 +151,52 @@ def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
             )
         )
     return requests
+
+
+def top_k(request: pb.ClassifyRequest) -> int:
+    """How many of the most probable classes a request asks for."""
+    return request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
+
+
+def response_bytes(request: pb.ClassifyRequest, plan: MapPlan, info: ModelInfo, rows: int) -> int:
+    """Size of the answer, at most; known before anything runs."""
+    class_count = len(info.labels)
+    matrices = request.include_scores + request.include_probabilities
+    longest_label = max(len(label.encode(errors="replace")) for label in info.labels)
+    class_score_bytes = longest_label + _CLASS_SCORE_BYTES
+    return (
+        _RESPONSE_BYTES
+        + len(request.id.encode())
+        + matrices * rows * class_count * 4
+        + rows * min(top_k(request), class_count) * class_score_bytes
+        + plan.response_bytes(rows)
+    )
+
+
+def fill(
+    response: pb.ClassifyResponse,
+    request: pb.ClassifyRequest,
+    plan: MapPlan,
+    outputs: Mapping[str, Float32Array],
+    labels: Sequence[str],
+) -> None:
+    """Write what a request asks for into its answer; of large answers takes long.
+
+    Args:
+        response: To write into.
+        request: What is asked for.
+        plan: Its feature maps.
+        outputs: Scores, probabilities and the plan's tensors by name, float32.
+        labels: Of the K classes.
+    """
+    scores, probabilities = outputs[SCORES], outputs[PROBABILITIES]
+    if count := top_k(request):
+        response.classifications.extend(classifications(scores, probabilities, labels, count))
+    if request.include_scores:
+        response.scores.CopyFrom(to_tensor(scores))
+    if request.include_probabilities:
+        response.probabilities.CopyFrom(to_tensor(probabilities))
+    response.feature_maps.extend(map(feature_map, plan.answers(outputs)))
 
 
 def classifications(
@@ -157,6 +252,16 @@ def timings(computed: Computed, decode_s: float) -> pb.Timings:
     )
 
 
+def describe_status(status: ModelStatus) -> pb.Model:
+    """A version that is not served: only where it stands."""
+    return pb.Model(
+        name=status.name,
+        version=status.version,
+        state=_STATES[status.state],
+        state_reason=status.reason,
+    )
+
+
 def describe(
     info: ModelInfo, *, name: str, version: str, max_batch_size: int, execution_provider: str
 ) -> pb.Model:
@@ -168,7 +273,11 @@ def describe(
         description=info.description,
         architecture=info.architecture,
         input=pb.ImageInput(
-            height=info.height, width=info.width, channels=3, mean=info.mean, std=info.std
+            height=info.height,
+            width=info.width,
+            channels=info.channels,
+            mean=info.mean,
+            std=info.std,
         ),
         labels=info.labels,
         max_batch_size=max_batch_size,

@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from convscope_server.call import Call, Methods, Stream, Unary
-from convscope_server.errors import DeadlineExceeded, ServerError
+from convscope_server.errors import DeadlineExceeded, Overloaded, ServerError
 from convscope_server.metrics import Metrics, RpcMetrics
 from convscope_server.status import Code, RpcFailure, rpc_failure
 
 log = logging.getLogger(__name__)
+
+# When to come back after a refusal for too many calls: nothing is known of how long they take.
+_RETRY_AFTER_MS = 100
 
 
 class Dispatcher:
@@ -19,13 +22,16 @@ class Dispatcher:
 
     Attributes:
         methods: Full method names to their kinds, for the transport to route by.
-        in_flight: Unary calls that are being answered.
+        in_flight: Calls that a server which stops waits for.
     """
 
-    def __init__(self, methods: Methods, metrics: Metrics) -> None:
-        """Take the servicers' methods."""
+    def __init__(self, methods: Methods, metrics: Metrics, *, max_calls: int) -> None:
+        """Take the servicers' methods; answer at most max_calls calls and streams at a time."""
         self.methods = methods
         self.in_flight = 0
+        self._max_calls = max_calls
+        self._streams = 0
+        self._refused_calls = metrics.refused_calls
         self._metrics = {name: _rpc_metrics(metrics, name, methods[name]) for name in methods}
 
     async def unary(self, message: bytes, call: Call) -> bytes:
@@ -39,13 +45,18 @@ class Dispatcher:
         self.in_flight += 1
         try:
             with self._observed(call):
+                if not method.unlimited:
+                    self._check_room(self.in_flight)
                 if call.deadline_s is None:
                     return await method.handle(message, call)
                 try:
                     # Not timeout_at: an event loop's clock need not be time.monotonic.
-                    async with asyncio.timeout(call.deadline_s - time.monotonic()):
+                    remaining_s = call.deadline_s - time.monotonic()
+                    async with asyncio.timeout(remaining_s) as deadline:
                         return await method.handle(message, call)
                 except TimeoutError:
+                    if not deadline.expired():
+                        raise  # the handler's own
                     raise DeadlineExceeded("the deadline passed before the answer") from None
         finally:
             self.in_flight -= 1
@@ -58,9 +69,25 @@ class Dispatcher:
         """
         method = self.methods[call.method]
         assert isinstance(method, Stream)  # noqa: S101
-        with self._observed(call):
-            async for answer in method.handle(messages, call):
-                yield answer
+        self.in_flight += method.drains
+        self._streams += 1
+        try:
+            with self._observed(call):
+                self._check_room(self._streams)
+                async for answer in method.handle(messages, call):
+                    yield answer
+        finally:
+            self._streams -= 1
+            self.in_flight -= method.drains
+
+    def _check_room(self, calls: int) -> None:
+        if calls > self._max_calls:
+            self._refused_calls.inc()
+            raise Overloaded(
+                f"expected at most {self._max_calls} calls at a time; try again later",
+                reason="calls",
+                retry_after_ms=_RETRY_AFTER_MS,
+            )
 
     @contextmanager
     def _observed(self, call: Call) -> Iterator[None]:
@@ -71,30 +98,34 @@ class Dispatcher:
         try:
             yield
             code = Code.OK
-        except ServerError as error:
-            failure = rpc_failure(error)
-            code = failure.code
-            if code is Code.INTERNAL:
-                log.error("%s failed: %s", call.method, error)
-            raise failure from error
-        except RpcFailure as failure:  # of a transport, in the midst of a stream's messages
-            code = failure.code
-            raise
         except (asyncio.CancelledError, GeneratorExit):
             # A transport may cancel at the deadline before our own clock does.
             late = call.deadline_s is not None and time.monotonic() >= call.deadline_s
             code = Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
             raise
         except Exception as error:
-            # A defect: the caller learns no details, the log has them all.
-            log.exception("%s failed; this is a bug", call.method)
-            code = Code.INTERNAL
-            raise RpcFailure(code, "internal error; the server's log has the details") from error
+            failure = failure_of(error, call.method)
+            code = failure.code
+            raise failure from error
         finally:
             metrics.handled(code.name, time.monotonic() - started_s)
 
 
+def failure_of(error: Exception, method: str) -> RpcFailure:
+    """How a call, or a message of a stream, that raised this ends; logs what is our own fault."""
+    if isinstance(error, RpcFailure):  # a transport's, in the midst of a stream's messages
+        return error
+    if isinstance(error, ServerError):
+        failure = rpc_failure(error)
+        if failure.code is Code.INTERNAL:
+            log.error("%s failed: %s", method, error)
+        return failure
+    # A defect: the caller learns no details, the log has them all.
+    log.error("%s failed; this is a bug", method, exc_info=error)
+    return RpcFailure(Code.INTERNAL, "internal error; the server's log has the details")
+
+
 def _rpc_metrics(metrics: Metrics, name: str, method: Unary | Stream) -> RpcMetrics:
     _, service, method_name = name.split("/")
-    kind = "unary" if isinstance(method, Unary) else "bidi_stream"
+    kind = "unary" if isinstance(method, Unary) else method.grpc_type
     return RpcMetrics(metrics, kind, service, method_name)

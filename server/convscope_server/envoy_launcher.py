@@ -164,6 +164,7 @@ def _attend(
         elif message is Note.STOPPED:
             return
         elif isinstance(message, Failed):
+            process.kill()  # the server has stopped already, or never began
             raise StartupError(message.message)
 
 

@@ -41,7 +41,11 @@ class Worker:
         self._handover: Handover = self._pipe.recv()
         configure_logging(self._handover.log_level)
         transport = partial(EnvoyTransport, admin_socket=self._handover.admin_socket)
-        self.server = Server(self._handover.config, transport)
+        try:
+            self.server = Server(self._handover.config, transport)
+        except ServerError as error:
+            self._pipe.send(Failed(str(error)))
+            raise
         if sys.platform == "linux":
             # Should Python hang, and the launcher be killed: Envoy then lets go of the port.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -4,6 +4,8 @@ status.py maps each to a gRPC code. Every message says what was expected, what
 came, and where it helps what to do; none holds a path of this machine.
 """
 
+from collections.abc import Iterable
+
 
 class ServerError(Exception):
     """Base of all errors that a caller or an operator is told about."""
@@ -18,16 +20,19 @@ class UnknownModel(ServerError):  # noqa: N818
 
 
 class Overloaded(ServerError):  # noqa: N818
-    """The queue is full; the same request may succeed later.
+    """Too much is asked for at this moment; the same request may succeed later.
 
     Attributes:
-        retry_after_ms: How long to wait before trying again.
+        reason: In a word, for metrics: "queue_full", "predicted_wait", "memory",
+            "sessions", "calls".
+        retry_after_ms: How long to wait before trying again, at least 1.
     """
 
-    def __init__(self, message: str, *, retry_after_ms: int) -> None:
-        """Keep the message and the hint."""
+    def __init__(self, message: str, *, reason: str, retry_after_ms: int) -> None:
+        """Keep the message, the reason and the hint."""
         super().__init__(message)
-        self.retry_after_ms = retry_after_ms
+        self.reason = reason
+        self.retry_after_ms = max(1, retry_after_ms)
 
 
 class ResponseTooLarge(ServerError):  # noqa: N818
@@ -40,6 +45,10 @@ class DeadlineExceeded(ServerError):  # noqa: N818
 
 class NotReady(ServerError):  # noqa: N818
     """The server is starting or draining; another one, or this one later, can answer."""
+
+
+class Unsupported(ServerError):  # noqa: N818
+    """The request asks for what this server does not do."""
 
 
 class BackendFailure(ServerError):  # noqa: N818
@@ -56,3 +65,14 @@ class StartupError(ServerError):
 
 class ProcessDied(ServerError):  # noqa: N818
     """The process that serves ended, or hangs, and nobody asked it to."""
+
+
+class RepositoryUnreadable(ServerError):  # noqa: N818
+    """The model repository is not there or cannot be listed; says nothing of its models."""
+
+
+def shortened(names: Iterable[str], limit: int = 8) -> str:
+    """A list of names for an error's text: the first of them, and how many more there are."""
+    listed = list(names)
+    text = ", ".join(listed[:limit])
+    return text if len(listed) <= limit else f"{text} and {len(listed) - limit} more"

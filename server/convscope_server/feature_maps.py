@@ -10,9 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, LayerInfo, ModelInfo
-from convscope_server.errors import InvalidRequest
+from convscope_server.errors import InvalidRequest, shortened
 
 FLOAT32 = np.dtype(np.float32)
+
+# Entries of a request, and names or patterns of an entry: a request that says more has
+# the event loop look for layers for too long. "all" names them all in one.
+MAX_ENTRIES = 256
+MAX_NAMES = 1024
+MAX_NAME_LENGTH = 1024
+
+# At most, what the wire adds to a feature map, for each image, and for a channel's index.
+_MAP_BYTES = 128
+_ROW_BYTES = 8
+_CHANNEL_BYTES = 5
 
 
 class Reduction(Enum):
@@ -40,6 +51,11 @@ class MapRequest:
     most_active: int | None = None
     reduction: Reduction = Reduction.NONE
     dtype: np.dtype[np.generic] = FLOAT32
+
+    def listed_channel_count(self, depth: int) -> int:
+        """Channels whose indices come back, of a layer with this many."""
+        chosen = self.channels is not None or self.most_active is not None
+        return self.channel_count(depth) if chosen else 0
 
     def channel_count(self, depth: int) -> int:
         """Channels that are left of a layer with this many."""
@@ -80,7 +96,7 @@ class MapPlan:
         """Find the layers.
 
         Raises:
-            InvalidRequest: An entry names an unknown layer or channel, or none.
+            InvalidRequest: An entry names an unknown layer or channel, none, or too many.
         """
         self.items = [
             (layer, request)
@@ -90,14 +106,30 @@ class MapPlan:
         wanted = {layer.tensor for layer, _ in self.items} - {SCORES, PROBABILITIES}
         tensors = (layer.tensor for layer in info.layers if layer.tensor in wanted)
         self.tensors = tuple(dict.fromkeys(tensors))
+        computed = {layer.tensor: layer.volume.size for layer, _ in self.items}
+        self._activations = sum(computed.values())
 
-    def response_bytes(self, rows: int) -> int:
+    def activation_bytes(self, rows: int) -> int:
+        """Size of all that is computed for the answer, before channels and reductions."""
+        return rows * self._activations * FLOAT32.itemsize
+
+    def value_bytes(self, rows: int) -> int:
         """Size of the answer's values for this many images."""
         return rows * sum(
             request.channel_count(layer.volume.depth)
             * layer.volume.height
             * layer.volume.width
             * request.dtype.itemsize
+            for layer, request in self.items
+        )
+
+    def response_bytes(self, rows: int) -> int:
+        """Size of the answer's feature maps on the wire, at most."""
+        return self.value_bytes(rows) + sum(
+            _MAP_BYTES
+            + len(layer.name.encode())
+            + rows * _ROW_BYTES  # of uint8, scale and offset
+            + rows * request.listed_channel_count(layer.volume.depth) * _CHANNEL_BYTES
             for layer, request in self.items
         )
 
@@ -115,15 +147,23 @@ def _select(index: int, request: MapRequest, layers: Sequence[LayerInfo]) -> lis
         raise InvalidRequest(f"feature_maps[{index}]: expected at least one layer, got none")
     if request.most_active == 0 or request.channels == ():
         raise InvalidRequest(f"feature_maps[{index}]: expected at least one channel, got none")
+    if len(request.layers) > MAX_NAMES or max(map(len, request.layers)) > MAX_NAME_LENGTH:
+        raise InvalidRequest(
+            f"feature_maps[{index}]: expected at most {MAX_NAMES} names of at most "
+            f"{MAX_NAME_LENGTH} characters, got {len(request.layers)}"
+        )
+    if request.channels and len(set(request.channels)) < len(request.channels):
+        raise InvalidRequest(f"feature_maps[{index}]: expected each channel once")
+    known = {layer.name: layer for layer in layers}
     chosen: set[str] = set()
-    for pattern in request.layers:
-        names = {
-            layer.name for layer in layers if pattern == "all" or fnmatchcase(layer.name, pattern)
-        }
+    for pattern in dict.fromkeys(request.layers):
+        if pattern in known:  # an exact name beats a pattern: foreign names may look like one
+            names = {pattern}
+        else:
+            names = {name for name in known if pattern == "all" or fnmatchcase(name, pattern)}
         if not names:
-            known = ", ".join(layer.name for layer in layers)
             raise InvalidRequest(
-                f"unknown layer {pattern!r}: expected one of {known}, "
+                f"unknown layer {pattern[:100]!r}: expected one of {shortened(known)}, "
                 "a pattern such as conv*, or all"
             )
         chosen |= names

@@ -5,16 +5,19 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from socketserver import TCPServer
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from convscope_server.errors import StartupError
 
 # An event loop that does not answer for this long is taken for hung.
 _LOOP_ANSWERS_WITHIN_S = 2.0
+# Each connection has a thread: one that says nothing must not keep it.
+_CLIENT_ANSWERS_WITHIN_S = 10.0
 
 
 class HttpServer:
@@ -26,17 +29,23 @@ class HttpServer:
         *,
         is_ready: Callable[[], bool],
         loop: asyncio.AbstractEventLoop,
+        hung: Callable[[], str] = lambda: "",
     ) -> None:
         """Make a server; nothing listens yet.
 
         Args:
-            registry: What /metrics shows.
+            registry: What /metrics shows; convscope_ready joins it.
             is_ready: What /readyz tells.
             loop: The event loop that /healthz tries.
+            hung: What else hangs, for /healthz to tell; empty if nothing does.
         """
+        Gauge(
+            "convscope_ready", "1 while the server takes requests, else 0.", registry=registry
+        ).set_function(lambda: float(is_ready()))
         self._metrics_app = make_wsgi_app(registry)
         self._is_ready = is_ready
         self._loop = loop
+        self._hung = hung
         self._server: ThreadingWSGIServer | None = None
 
     def start(self, host: str, port: int) -> int:
@@ -50,7 +59,7 @@ class HttpServer:
                 host,
                 port,
                 self._answer,
-                server_class=_Ipv6Server if ":" in host else ThreadingWSGIServer,
+                server_class=_Ipv6Server if ":" in host else _Server,
                 handler_class=_Quiet,
             )
         except OSError as error:
@@ -79,8 +88,8 @@ class HttpServer:
             ready = self._is_ready()
             return _text(start_response, ready, "ready" if ready else "not ready")
         if path == "/healthz":
-            alive = self._loop_answers()
-            return _text(start_response, alive, "alive" if alive else "the event loop hangs")
+            hung = self._hung() if self._loop_answers() else "the event loop"
+            return _text(start_response, not hung, f"{hung} hangs" if hung else "alive")
         start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
         return [b"expected /metrics, /healthz or /readyz\n"]
 
@@ -94,11 +103,22 @@ class HttpServer:
         return True
 
 
-class _Ipv6Server(ThreadingWSGIServer):
+class _Server(ThreadingWSGIServer):
+    def server_bind(self) -> None:
+        """Bind without WSGIServer's look-up of our name, which may take seconds, or fail."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
+
+class _Ipv6Server(_Server):
     address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = _CLIENT_ANSWERS_WITHIN_S
+
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds: no line for each."""
 

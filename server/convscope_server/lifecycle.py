@@ -3,6 +3,8 @@
 import asyncio
 from enum import Enum
 
+from convscope_server.errors import NotReady
+
 
 class Phase(Enum):
     """From start to stop; only ever forwards."""
@@ -37,7 +39,23 @@ class Lifecycle:
         while self.phase is phase:
             await self._changed.wait()
 
+    async def no_longer_takes_requests(self) -> None:
+        """Wait until the server drains."""
+        while self.phase.value < Phase.DRAINING.value:
+            await self._changed.wait()
+
     @property
     def takes_requests(self) -> bool:
         """Whether a new request is answered."""
         return self.phase in (Phase.SERVING, Phase.LEAVING)
+
+    def check_takes_requests(self) -> None:
+        """Whether a new request is answered.
+
+        Raises:
+            NotReady: It is not: the server is starting or draining.
+        """
+        if self.phase is Phase.STARTING:
+            raise NotReady("the server is still loading its models; try again")
+        if not self.takes_requests:
+            raise NotReady("the server is shutting down; try another one")

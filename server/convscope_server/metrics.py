@@ -1,6 +1,6 @@
 """Every Prometheus metric of the server, named and bucketed once.
 
-Labels come from bounded sets only: models, methods, codes, reasons.
+Labels come from bounded sets only: models and their classes, methods, codes, reasons.
 """
 
 from prometheus_client import (
@@ -10,6 +10,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.metrics import MetricWrapperBase
 
 from convscope_server.backend import Float32Array, ModelInfo
 
@@ -23,7 +24,10 @@ _MODEL = ("model", "version")
 
 
 class Metrics:
-    """The server's metrics in one registry."""
+    """The server's metrics in one registry.
+
+    A gauge says how several workers' values become one (multiprocess_mode).
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every metric; each registry takes one Metrics."""
@@ -47,19 +51,24 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self.ready = Gauge(
-            "convscope_ready", "1 while the server takes requests, else 0.", registry=registry
-        )
         self.model_info = Gauge(
             "convscope_model_info",
             "1 for each model that is served.",
             (*_MODEL, "execution_provider"),
             registry=registry,
+            multiprocess_mode="livemax",
         )
         self.model_load_seconds = Gauge(
             "convscope_model_load_seconds",
             "Time to load and warm the model.",
             _MODEL,
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.model_load_failures = Counter(
+            "convscope_model_load_failures_total",
+            "Loads of the model that failed.",
+            ("model",),
             registry=registry,
         )
         self.images = Counter(
@@ -99,16 +108,42 @@ class Metrics:
             buckets=_ROWS,
             registry=registry,
         )
+        self.batches_cut = Counter(
+            "convscope_batches_cut_total",
+            "Batches by why they were cut: full; free, a worker was free and took all there "
+            "was; delay, the wait for more rows was over.",
+            (*_MODEL, "reason"),
+            registry=registry,
+        )
         self.queue_rows = Gauge(
-            "convscope_queue_rows", "Rows that wait for a batch.", _MODEL, registry=registry
+            "convscope_queue_rows",
+            "Rows that wait for a batch.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.queue_bytes = Gauge(
-            "convscope_queue_bytes", "Bytes of rows that wait.", _MODEL, registry=registry
+            "convscope_queue_bytes",
+            "Bytes of rows that wait.",
+            _MODEL,
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.refused = Counter(
             "convscope_requests_refused_total",
             "Requests refused at the door, by reason.",
             (*_MODEL, "reason"),
+            registry=registry,
+        )
+        self.refused_calls = Counter(
+            "convscope_calls_refused_total",
+            "Calls refused because too many were being answered.",
+            registry=registry,
+        )
+        self.failed_batches = Counter(
+            "convscope_batches_failed_total",
+            "Batches that the runtime failed to compute.",
+            _MODEL,
             registry=registry,
         )
         self.dropped_rows = Counter(
@@ -134,7 +169,20 @@ class Metrics:
             "Sessions held: the lean one, and one for each cached set of layers.",
             _MODEL,
             registry=registry,
+            multiprocess_mode="livesum",
         )
+        self._by_version = [
+            family
+            for family in vars(self).values()
+            if isinstance(family, MetricWrapperBase) and set(_MODEL) <= set(family._labelnames)
+        ]
+
+    def forget(self, name: str, version: str) -> None:
+        """Remove every series of a version of a model that is gone."""
+        # Files that workers share keep what was removed; worker_metrics.py goes by this.
+        self.sessions.labels(name, version).set(0)
+        for family in self._by_version:
+            family.remove_by_labels({"model": name, "version": version})
 
 
 class ModelMetrics:
@@ -143,6 +191,7 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, name: str, version: str, info: ModelInfo) -> None:
         """Bind every metric of a model, so that all its series exist from the start."""
         labels = {"model": name, "version": version}
+        self._queued = (0, 0)
         self.images = metrics.images.labels(**labels)
         self.predictions = [
             metrics.predictions.labels(**labels, label=label) for label in info.labels
@@ -158,11 +207,16 @@ class ModelMetrics:
         self._queue_bytes = metrics.queue_bytes.labels(**labels)
         self.refused = {
             reason: metrics.refused.labels(**labels, reason=reason)
-            for reason in ("overloaded", "too_large")
+            for reason in ("queue_full", "predicted_wait", "memory", "sessions", "too_large")
         }
+        self._cut = {
+            reason: metrics.batches_cut.labels(**labels, reason=reason)
+            for reason in ("full", "free", "delay")
+        }
+        self._failed_batches = metrics.failed_batches.labels(**labels)
         self._dropped = {
             reason: metrics.dropped_rows.labels(**labels, reason=reason)
-            for reason in ("deadline", "cancelled", "failed")
+            for reason in ("deadline", "cancelled", "failed", "closed")
         }
 
     def classified(self, probabilities: Float32Array) -> None:
@@ -173,13 +227,20 @@ class ModelMetrics:
 
     def queue_changed(self, rows: int, size_bytes: int) -> None:
         """The queue now holds this many rows, of this many bytes."""
-        self._queue_rows.set(rows)
-        self._queue_bytes.set(size_bytes)
+        # By the difference: while a reloaded model drains, two queues share the series.
+        self._queue_rows.inc(rows - self._queued[0])
+        self._queue_bytes.inc(size_bytes - self._queued[1])
+        self._queued = (rows, size_bytes)
 
-    def batch_done(self, rows: int, compute_s: float) -> None:
+    def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
         """A batch of this many rows was computed."""
+        self._cut[cut_reason].inc()
         self._batch_size.observe(rows)
         self._compute_seconds.observe(compute_s)
+
+    def batch_failed(self) -> None:
+        """A batch failed to compute."""
+        self._failed_batches.inc()
 
     def queued(self, queue_s: float) -> None:
         """A request left the queue after this time."""

@@ -1,6 +1,7 @@
 """ONNX Runtime behind the Backend protocol; the only file that imports onnxruntime."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 
@@ -10,7 +11,15 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime as ort
 
-from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ModelInfo, UInt8Array
+from convscope_server.backend import (
+    INLINE_BATCH_S,
+    PROBABILITIES,
+    SCORES,
+    Float32Array,
+    ImageArray,
+    LayerInfo,
+    ModelInfo,
+)
 from convscope_server.errors import BackendFailure, StartupError
 from convscope_server.model_file import ModelFile
 
@@ -32,15 +41,18 @@ class OrtSession:
         *,
         provider: str,
         thread_count: int,
+        batch_size: int | None = None,
     ) -> None:
-        """Compile the model for these outputs.
+        """Compile the model for these outputs; batch_size is what every run must have.
 
         Raises:
             BackendFailure: ONNX Runtime refuses the model.
         """
         self._input_name = input_name
+        self._batch_size = batch_size
         self._outputs = [SCORES, PROBABILITIES, *tensors]
         self.largest_batch_s = 0.0
+        self._may_be_inline = provider == _PROVIDERS["cpu"] and thread_count == 1
         options = ort.SessionOptions()
         options.intra_op_num_threads = thread_count
         options.inter_op_num_threads = 1
@@ -48,7 +60,6 @@ class OrtSession:
         options.enable_mem_pattern = False
         # Spinning threads take the processor from the event loop.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(model, options, providers=[provider])
@@ -59,19 +70,43 @@ class OrtSession:
         if self._session.get_providers()[0] != provider:
             raise BackendFailure(f"ONNX Runtime cannot load the libraries of {provider}")
 
-    def run(self, images: UInt8Array) -> Sequence[Float32Array]:
+    @property
+    def inline(self) -> bool:
+        """Whether a batch is done before another thread would have woken up."""
+        return self._may_be_inline and self.largest_batch_s <= INLINE_BATCH_S
+
+    def run(self, images: ImageArray) -> Sequence[Float32Array]:
         """Compute one batch; see backend.Session."""
+        rows = len(images)
+        if self._batch_size and rows < self._batch_size:
+            padding = np.zeros((self._batch_size - rows, *images.shape[1:]), images.dtype)
+            images = np.concatenate([images, padding])
         try:
             outputs: list[Float32Array] = self._session.run(
                 self._outputs, {self._input_name: images}
             )
         except Exception as error:
             raise BackendFailure(f"ONNX Runtime failed: {_first_line(error)}") from error
-        return outputs
+        return [output[:rows] for output in outputs] if self._batch_size else outputs
 
-    def warm(self, images: UInt8Array) -> None:
-        """Run a batch of this size, so that no caller is the first; batches come in rising size."""
-        self.run(images)
+    def warm(self, images: ImageArray, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Run a batch of this size, so that no caller is the first; batches come in rising size.
+
+        Args:
+            images: What run() takes.
+            shapes: What it has to return for one image: so that a file which tells
+                something else than it computes is found out here.
+
+        Raises:
+            BackendFailure: It returns something else.
+        """
+        outputs = self.run(images)
+        for name, output, shape in zip(self._outputs, outputs, shapes, strict=True):
+            if output.dtype != np.float32 or output.shape != (len(images), *shape):
+                raise BackendFailure(
+                    f"expected {name} as float32 {(len(images), *shape)}, as the file tells, "
+                    f"got {output.dtype} {output.shape}"
+                )
         started_s = time.perf_counter()
         self.run(images)
         self.largest_batch_s = time.perf_counter() - started_s
@@ -83,6 +118,7 @@ class OrtBackend:
     Attributes:
         execution_provider: Where it runs.
         thread_count: Threads that one run may use.
+        max_batch_size: Most rows that one run takes.
     """
 
     def __init__(
@@ -112,6 +148,8 @@ class OrtBackend:
             ort.preload_dlls()
         self._model_file = model_file
         self.thread_count = thread_count
+        self.max_batch_size = min(max_batch_size, self.info.batch_size or max_batch_size)
+        max_batch_size = self.max_batch_size
         # 1, 2, 4, … and the largest batch itself.
         sizes = {1 << power for power in range(max_batch_size.bit_length())} | {max_batch_size}
         self._batch_sizes = sorted(sizes)
@@ -121,21 +159,39 @@ class OrtBackend:
         """What the model's file tells."""
         return self._model_file.info
 
-    def build_session(self, tensors: tuple[str, ...]) -> OrtSession:
+    def build_session(self, tensors: tuple[str, ...], *, native: bool = False) -> OrtSession:
         """A new session, warmed; see backend.Backend."""
+        info = self.info
+        name, dtype = info.input_name, "uint8"
+        shape: tuple[int, ...] = (info.height, info.width, info.channels)
+        if native:
+            if info.native is None:
+                raise BackendFailure("expected a model whose own input is of floats")
+            name, dtype, shape = info.native.name, info.native.dtype, info.native.shape
         session = OrtSession(
-            self._model_file.serialize(tensors),
-            self.info.input_name,
+            self._model_file.serialize(tensors, native=native),
+            name,
             tensors,
             provider=self.execution_provider,
             thread_count=self.thread_count,
+            batch_size=info.batch_size,
         )
+        layers = {layer.tensor: layer for layer in info.layers}
+        scores = (len(info.labels),)
+        shapes = [scores, scores, *(_shape(layers[tensor]) for tensor in tensors)]
         # The first caller of a tapped session waits for it: warm only the ends of the ladder.
-        step = len(self._batch_sizes) - 1 if tensors else 1
+        step = len(self._batch_sizes) - 1 if tensors or native else 1
         for batch_size in self._batch_sizes[:: max(1, step)]:
-            session.warm(np.zeros((batch_size, self.info.height, self.info.width, 3), np.uint8))
+            session.warm(np.zeros((batch_size, *shape), dtype), shapes)
         return session
 
 
+def _shape(layer: LayerInfo) -> tuple[int, ...]:
+    volume = layer.volume
+    return (volume.depth, volume.height, volume.width) if layer.rank == 4 else (volume.depth,)
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    """What went wrong, without the places in ONNX Runtime's own source."""
+    first_line = str(error).strip().partition("\n")[0]
+    return re.sub(r"\S*onnxruntime_src\S*\s?", "", first_line)

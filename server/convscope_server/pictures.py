@@ -1,5 +1,6 @@
 """Picture files to the pixels that a model takes."""
 
+import threading
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -15,18 +16,30 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def decode_all(
-    pictures: Sequence[bytes], height: int, width: int, *, max_pixels: int
+    pictures: Sequence[bytes],
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    max_pixels: int,
+    gone: threading.Event | None = None,
 ) -> UInt8Array:
-    """Decode pictures into one array, uint8, (N, height, width, 3), RGB, 0-255.
+    """Decode pictures into one array, uint8, (N, height, width, channels), 0-255.
+
+    Three channels are RGB; one is grey, the luma of ITU-R BT.601 as Pillow has it. Once
+    gone is set nobody waits for the result, and the rest is not decoded.
 
     Raises:
         InvalidRequest: One of them cannot be decoded; of several, the message says which,
             counted from 0.
     """
-    images = np.empty((len(pictures), height, width, 3), np.uint8)
+    images = np.empty((len(pictures), height, width, channels), np.uint8)
     for index, picture in enumerate(pictures):
+        if gone and gone.is_set():
+            break
         try:
-            images[index] = decode(picture, height, width, max_pixels=max_pixels)
+            image = decode(picture, height, width, max_pixels=max_pixels)
+            images[index] = image if channels == 3 else _to_grey(image)
         except InvalidRequest as error:
             if len(pictures) == 1:
                 raise
@@ -64,7 +77,7 @@ def decode(picture: bytes, height: int, width: int, *, max_pixels: int) -> UInt8
             return np.asarray(
                 ImageOps.fit(_to_rgb(upright), (width, height), Image.Resampling.BICUBIC)
             )
-    except InvalidRequest:
+    except (InvalidRequest, MemoryError):  # memory is not the picture's fault
         raise
     except UnidentifiedImageError:
         raise InvalidRequest(
@@ -72,6 +85,10 @@ def decode(picture: bytes, height: int, width: int, *, max_pixels: int) -> UInt8
         ) from None
     except Exception as error:  # decoders raise anything on broken files: OSError, SyntaxError, …
         raise InvalidRequest(f"the picture cannot be decoded: {error}") from error
+
+
+def _to_grey(image: UInt8Array) -> UInt8Array:
+    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,16 +1,18 @@
 """One model in service: its backend, its queue, and the sessions its requests need."""
 
 import asyncio
-from collections import OrderedDict
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from convscope_server.backend import Backend, ModelInfo, Session, UInt8Array
-from convscope_server.batch_queue import Computed
+import numpy as np
+
+from convscope_server.backend import Backend, ImageArray, ModelInfo, Session
+from convscope_server.batch_request import DEFAULT_PRIORITY, Computed
+from convscope_server.feature_maps import MapPlan
 from convscope_server.metrics import ModelMetrics
 from convscope_server.scheduler import Scheduler
-
-# Sets of layers whose sessions are kept, the last asked for. Each session holds
-# its own copy of the weights.
-MAX_TAPPED_SESSIONS = 8
+from convscope_server.session_cache import SessionCache
 
 
 class ServedModel:
@@ -20,6 +22,8 @@ class ServedModel:
         name: Name of its folder in the repository.
         version: Name of its version's folder.
         metrics: Its metrics.
+        max_batch_size: Most rows of one batch.
+        default_priority: Level of a request that names none.
     """
 
     def __init__(
@@ -31,16 +35,35 @@ class ServedModel:
         lean: Session,
         scheduler: Scheduler,
         metrics: ModelMetrics,
+        default_timeout_s: float | None = None,
+        default_priority: int = DEFAULT_PRIORITY,
     ) -> None:
-        """Put a loaded model into service; lean is its session without taps, warmed."""
+        """Put a loaded model into service.
+
+        Args:
+            name: What it is served as.
+            version: A whole number from 1.
+            backend: Builds its sessions.
+            lean: Its session without taps, warmed.
+            scheduler: Computes its batches; closed with the model.
+            metrics: Its metrics.
+            default_timeout_s: How long a request without a deadline may wait in the
+                queue; None for ever.
+            default_priority: Level of a request that names none.
+        """
         self.name = name
         self.version = version
         self.metrics = metrics
+        self.max_batch_size = scheduler.max_batch_size
+        self.default_priority = default_priority
+        self._default_timeout_s = default_timeout_s
+        self._lease_count = 0
+        self._retiring = False
+        self._idle = asyncio.Event()
         self._backend = backend
         self._lean = lean
         self._scheduler = scheduler
-        # Futures, so that requests that come while a session is built share it.
-        self._tapped: OrderedDict[tuple[str, ...], asyncio.Future[Session]] = OrderedDict()
+        self._sessions = SessionCache(backend, lambda count: metrics.sessions.set(1 + count))
         metrics.sessions.set(1)
 
     @property
@@ -53,50 +76,94 @@ class ServedModel:
         """Where it runs."""
         return self._backend.execution_provider
 
-    def check_room(self, rows: int) -> None:
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Keeps the model computing until the block ends, even if it leaves service meanwhile.
+
+        Every request holds one from the moment it has found its model.
+        """
+        self._lease_count += 1
+        try:
+            yield
+        finally:
+            self._lease_count -= 1
+            if self._retiring and not self._lease_count:
+                self._idle.set()
+
+    def compute_bytes(self, rows: int, plan: MapPlan) -> int:
+        """Memory that this many images need, and what is computed of them."""
+        # A request that is split has its parts and, at the end, the whole.
+        copies = 1 if rows <= self.max_batch_size else 2
+        return rows * self.info.image_bytes + copies * plan.activation_bytes(rows)
+
+    def check_size(self, rows: int) -> None:
+        """Whether this many images may be in one request; raises InvalidRequest if not."""
+        self._scheduler.check_size(rows, rows * self.info.image_bytes)
+
+    def check_room(
+        self,
+        rows: int,
+        tensors: tuple[str, ...],
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        deadline_s: float | None = None,
+    ) -> None:
         """Whether this many images could be queued now: asked before they are decoded.
 
+        The arguments are compute()'s.
+
         Raises:
-            Overloaded: The queue is full.
+            Overloaded: The queue is full, or so long that the deadline would pass in it.
             InvalidRequest: There are more than the queue can ever hold.
         """
-        self._scheduler.check_room(rows, rows * self.info.image_bytes)
+        self._scheduler.check_room(
+            rows,
+            rows * self.info.image_bytes,
+            None if tensors else self._lean,
+            tapped=bool(tensors),
+            priority=priority,
+            deadline_s=deadline_s,
+        )
 
     async def compute(
-        self, images: UInt8Array, tensors: tuple[str, ...], deadline_s: float | None
+        self,
+        images: ImageArray,
+        tensors: tuple[str, ...],
+        *,
+        priority: int = DEFAULT_PRIORITY,
+        deadline_s: float | None = None,
     ) -> Computed:
         """Scores, probabilities and these tensors for a request's images.
 
         Args:
-            images: uint8, (N, H, W, 3), N >= 1, of the model's size.
+            images: N >= 1 rows: uint8, (N, H, W, C), of the model's size; or floats, as the
+                graph's own input takes them (ModelInfo.native).
             tensors: Tensors of the graph to return after the scores and probabilities.
+            priority: 1 to 9, 1 served first.
             deadline_s: When the caller stops waiting, in time.monotonic() seconds.
 
         Raises:
             ServerError: As in Scheduler.submit.
         """
-        session = self._lean if not tensors else await self._tapped_session(tensors)
-        return await self._scheduler.submit(images, session, deadline_s=deadline_s)
+        if deadline_s is None and self._default_timeout_s is not None:
+            deadline_s = time.monotonic() + self._default_timeout_s
+        native = images.dtype != np.uint8
+        if tensors or native:
+            session = await self._sessions.get(tensors, native=native)
+        else:
+            session = self._lean
+        return await self._scheduler.submit(
+            images, session, tapped=bool(tensors), priority=priority, deadline_s=deadline_s
+        )
+
+    async def retire(self) -> None:
+        """Close once the last lease has ended; the model must be out of service."""
+        self._retiring = True
+        if self._lease_count:
+            await self._idle.wait()
+        await self.close()
 
     async def close(self) -> None:
         """Stop computing; what waits fails."""
+        self._sessions.close()
         await self._scheduler.close()
-
-    async def _tapped_session(self, tensors: tuple[str, ...]) -> Session:
-        future = self._tapped.get(tensors)
-        if future is None:
-            # In a thread of its own: plain requests go on while it is built.
-            future = asyncio.ensure_future(asyncio.to_thread(self._backend.build_session, tensors))
-            self._tapped[tensors] = future
-            # A session that is dropped lives on until the requests that hold it are answered.
-            if len(self._tapped) > MAX_TAPPED_SESSIONS:
-                self._tapped.popitem(last=False)
-            self.metrics.sessions.set(1 + len(self._tapped))
-        self._tapped.move_to_end(tensors)
-        try:
-            # The session is everybody's: one caller's cancellation must not stop it.
-            return await asyncio.shield(future)
-        except Exception:
-            if self._tapped.get(tensors) is future:
-                del self._tapped[tensors]
-            raise

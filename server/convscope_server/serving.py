@@ -2,30 +2,34 @@
 
 import asyncio
 import json
-import signal
 
 from convscope_server import envoy_launcher
 from convscope_server.config import ServerConfig
 from convscope_server.errors import StartupError
 
 
-def serve(config: ServerConfig, log_level: str) -> None:
+def serve(config: ServerConfig, log_level: str) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once.
+
+    Returns the exit status.
 
     Raises:
         StartupError: The server could not start.
         ProcessDied: Its process ended by itself.
     """
+    if config.workers > 1:
+        return asyncio.run(_supervise(config, log_level))
     if transport_of(config) == "envoy":
         envoy_launcher.run(config, log_level)
     else:
         asyncio.run(_serve_grpcio(config))
+    return 0
 
 
 def transport_of(config: ServerConfig) -> str:
     """The transport that these settings mean here: "envoy" or "grpcio"."""
     if config.transport == "auto":
-        return "grpcio" if envoy_launcher.why_not() else "envoy"
+        return "grpcio" if config.workers > 1 or envoy_launcher.why_not() else "envoy"
     return config.transport
 
 
@@ -40,14 +44,17 @@ def envoy_config_text(config: ServerConfig) -> str:
     return json.dumps(envoy_launcher.configuration(config, "admin.sock"), indent=2)
 
 
+async def _supervise(config: ServerConfig, log_level: str) -> int:
+    # Here, not above: none of these needs what the others import.
+    from convscope_server.supervisor import Supervisor
+
+    return await Supervisor(config, log_level).run()
+
+
 async def _serve_grpcio(config: ServerConfig) -> None:
-    # Here, not above: a launcher of Envoy needs neither models nor gRPC.
     from convscope_server.app import Server
     from convscope_server.transports.grpcio import GrpcioTransport
 
     server = Server(config, GrpcioTransport)
-    loop = asyncio.get_running_loop()
-    # Before the models load: a signal then must not kill a half-started server.
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, server.interrupt, signal_number)
+    server.take_signals()
     await server.run()

@@ -27,27 +27,42 @@ CODES: dict[type[errors.ServerError], Code] = {
     errors.ResponseTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,
     errors.NotReady: Code.UNAVAILABLE,
+    errors.ModelError: Code.INVALID_ARGUMENT,
+    errors.RepositoryUnreadable: Code.UNAVAILABLE,
+    errors.Unsupported: Code.UNIMPLEMENTED,
     errors.BackendFailure: Code.INTERNAL,
 }
+
+
+# gRPC's clients take 8 KiB of trailing metadata by default, and beyond it see another
+# status than the one that was sent; on the wire, a byte may become three.
+_MAX_MESSAGE_BYTES = 1000
 
 
 class RpcFailure(Exception):  # noqa: N818 - gRPC calls it a status, of which OK is one too
     """How a failed call ends on the wire: a code, one line, trailing metadata."""
 
-    def __init__(
-        self, code: Code, message: str, trailers: tuple[tuple[str, str], ...] = ()
-    ) -> None:
-        """Keep what a transport sends."""
+    def __init__(self, code: Code, message: str, *, retry_after_ms: int = 0) -> None:
+        """Keep what a transport sends; retry_after_ms above 0 says when to try again."""
+        encoded = message.encode(errors="replace")
+        if len(encoded) > _MAX_MESSAGE_BYTES:
+            message = encoded[:_MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
         super().__init__(message)
         self.code = code
         self.message = message
-        self.trailers = trailers
+        self.retry_after_ms = retry_after_ms
+
+    @property
+    def trailers(self) -> tuple[tuple[str, str], ...]:
+        """Trailing metadata."""
+        if not self.retry_after_ms:
+            return ()
+        # grpc/proposal A6: clients with a retry policy wait as long as this says.
+        return (("grpc-retry-pushback-ms", str(self.retry_after_ms)),)
 
 
 def rpc_failure(error: errors.ServerError) -> RpcFailure:
     """The wire's form of a domain error."""
-    if isinstance(error, errors.Overloaded):
-        # grpc/proposal A6: clients with a retry policy wait as long as this says.
-        trailers = (("grpc-retry-pushback-ms", str(error.retry_after_ms)),)
-        return RpcFailure(CODES[errors.Overloaded], str(error), trailers)
-    return RpcFailure(CODES.get(type(error), Code.INTERNAL), str(error))
+    retry_after_ms = error.retry_after_ms if isinstance(error, errors.Overloaded) else 0
+    code = CODES.get(type(error), Code.INTERNAL)
+    return RpcFailure(code, str(error), retry_after_ms=retry_after_ms)

@@ -35,6 +35,10 @@ def http_status(url: str) -> int:
         return error.code
 
 
+# One process, and a supervisor with two.
+WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> str:
     return str(write_repository(tmp_path))
@@ -48,7 +52,8 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return name
 
 
-def test_sigterm_drains_under_load_without_a_lost_call(models: str) -> None:
+@WORKERS
+def test_sigterm_drains_under_load_without_a_lost_call(models: str, workers: str) -> None:
     """Health turns first, calls are still taken, then refused with UNAVAILABLE, then exit 0."""
     outcomes: list[str] = []
     stop = threading.Event()
@@ -67,7 +72,7 @@ def test_sigterm_drains_under_load_without_a_lost_call(models: str) -> None:
                     if code is grpc.StatusCode.UNAVAILABLE:
                         return
 
-    with server_process(models, "--grace-period-s", "0.7") as server:
+    with server_process(models, "--grace-period-s", "0.7", "--workers", workers) as server:
         threads = [threading.Thread(target=load, args=(server.address,)) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -93,15 +98,17 @@ def test_sigterm_drains_under_load_without_a_lost_call(models: str) -> None:
     assert not any("Traceback" in line or "ERROR" in line for line in server.log)
 
 
-def test_ctrl_c_stops_at_once_and_cleanly(models: str) -> None:
-    with server_process(models, "--grace-period-s", "3000") as server:
+@WORKERS
+def test_ctrl_c_stops_at_once_and_cleanly(models: str, workers: str) -> None:
+    with server_process(models, "--grace-period-s", "3000", "--workers", workers) as server:
         server.process.send_signal(signal.SIGINT)
         assert server.wait_until_ended() == 0
     assert "stopped" in server.log[-1]
 
 
-def test_a_second_signal_does_not_wait(models: str) -> None:
-    with server_process(models, "--grace-period-s", "3000") as server:
+@WORKERS
+def test_a_second_signal_does_not_wait(models: str, workers: str) -> None:
+    with server_process(models, "--grace-period-s", "3000", "--workers", workers) as server:
         server.process.send_signal(signal.SIGTERM)
         while http_status(f"{server.http}/readyz") == 200:
             time.sleep(0.01)
@@ -140,7 +147,11 @@ def failing_start(*arguments: str) -> tuple[int, str]:
     return process.returncode, errors[0]
 
 
-def test_starts_that_must_fail_say_why_in_one_line(models: str, tmp_path: Path) -> None:
+@WORKERS
+def test_starts_that_must_fail_say_why_in_one_line(
+    models: str, tmp_path: Path, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVSCOPE_WORKERS", workers)
     with server_process(models) as server:
         port = server.address.rpartition(":")[2]
         status, line = failing_start(models, "--port", port)
@@ -153,10 +164,14 @@ def test_starts_that_must_fail_say_why_in_one_line(models: str, tmp_path: Path) 
     status, line = failing_start(models, "--default-model", "vgg")
     assert (status, "unknown model 'vgg': expected one of tiny" in line) == (1, True)
     status, line = failing_start(models, "--max-batch-size", "0")
-    assert (status, "expected max_batch_size from 1 to 65535, got 0" in line) == (1, True)
+    assert (status, "expected --max-batch-size from 1 to 65535, got 0" in line) == (1, True)
+    status, line = failing_start(models, "--workers", "0")
+    assert (status, "expected --workers from 1 to 256, got 0" in line) == (1, True)
+    status, line = failing_start(models, "--workers", "2", "--model-control", "explicit")
+    assert (status, "expected --workers 1 with --model-control explicit" in line) == (1, True)
     status, line = failing_start(models, "--device", "cuda")
     assert (status, "expected ONNX Runtime with CUDAExecutionProvider" in line) == (1, True)
     truncated = tmp_path / "truncated.onnx"
     truncated.write_bytes(tiny_model().SerializeToString()[:-50])
     status, line = failing_start(str(truncated))
-    assert (status, "model truncated, version 1: truncated.onnx: expected" in line) == (1, True)
+    assert (status, "model 'truncated': version 1: truncated.onnx: expected" in line) == (1, True)

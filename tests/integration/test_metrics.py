@@ -72,6 +72,6 @@ def test_no_series_is_missing_before_the_first_request(tmp_path: Path) -> None:
     rpc = {"grpc_type": "unary", **CLASSIFY}
     assert found[key("grpc_server_handled_total", **rpc, grpc_code="OK")] == 0
     refused = key(
-        "convscope_requests_refused_total", model="tiny", version="1", reason="overloaded"
+        "convscope_requests_refused_total", model="tiny", version="1", reason="queue_full"
     )
     assert found[refused] == 0

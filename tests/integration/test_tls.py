@@ -108,9 +108,9 @@ def test_mutual_tls_takes_only_clients_that_its_authority_signed(
 
 def test_half_a_configuration_is_refused_in_one_line(authority: Authority) -> None:
     certificate, key = authority.sign("server")
-    with pytest.raises(StartupError, match="tls_certificate and tls_key together"):
+    with pytest.raises(StartupError, match="--tls-certificate and --tls-key together"):
         ServerConfig(models=Path(), tls_certificate=certificate)
-    with pytest.raises(StartupError, match="with tls_client_ca"):
+    with pytest.raises(StartupError, match="with --tls-client-ca"):
         ServerConfig(models=Path(), tls_client_ca=certificate)
-    with pytest.raises(StartupError, match="expected tls_key to be a PEM file, found none"):
+    with pytest.raises(StartupError, match="expected --tls-key to be a PEM file, found none"):
         ServerConfig(models=Path(), tls_certificate=certificate, tls_key=key.with_suffix(".no"))

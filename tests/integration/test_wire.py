@@ -271,11 +271,11 @@ def test_a_foreign_model_is_served_with_indices_and_tensor_names(
         ),
         (
             pb.ClassifyRequest(
-                pixels=to_tensor(random_images(5000)),
+                pixels=to_tensor(random_images(4000)),
                 feature_maps=[pb.FeatureMapRequest(layers=["conv1", "relu1"])],
             ),
             "RESOURCE_EXHAUSTED",
-            "expected feature maps of at most 1048576 bytes, got a request for 1280000",
+            "expected an answer of at most 1048576 bytes, got a request for 1",
         ),
         (
             pb.ClassifyRequest(pixels=to_tensor(random_images(5000))),
@@ -365,7 +365,8 @@ def test_reflection_tells_a_stranger_how_to_call(channel: grpc.Channel) -> None:
     assert "convscope.v1.Classifier" in database.get_services()
     pool = DescriptorPool(database)
     service = pool.FindServiceByName("convscope.v1.Classifier")
-    assert [method.name for method in service.methods] == ["Classify", "GetModel", "ListModels"]
+    methods = [method.name for method in service.methods]
+    assert methods == ["Classify", "ClassifyStream", "GetModel", "ListModels"]
     assert pool.FindMessageTypeByName("convscope.v1.ClassifyRequest").fields_by_name["top_k"]
 
 

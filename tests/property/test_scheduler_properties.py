@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.gated_session import GatedSession, Log, images
 
-from convscope_server.batch_queue import Computed
+from convscope_server.batch_queue import QueueLimits
+from convscope_server.batch_request import Computed
 from convscope_server.errors import BackendFailure
 from convscope_server.scheduler import Scheduler
 
@@ -44,18 +45,15 @@ def test_every_request_is_answered_once_with_its_own_rows_in_order(
     wishes: list[Wish], max_batch_size: int, worker_count: int, inline: bool
 ) -> None:
     # Session 3 always fails: its requests must fail, and disturb nobody else.
-    sessions = [GatedSession(), GatedSession(), GatedSession()]
-    sessions.append(GatedSession(error=BackendFailure("planted")))
+    sessions = [GatedSession(inline=inline), GatedSession(), GatedSession(inline=inline)]
+    sessions.append(GatedSession(error=BackendFailure("planted"), inline=inline))
     log = Log()
 
     async def scenario() -> list[Computed | BaseException]:
         scheduler = Scheduler(
-            max_batch_size=max_batch_size,
-            max_queue_rows=10_000,
-            max_queue_bytes=10_000_000,
-            observer=log,
+            QueueLimits(max_batch_size=max_batch_size, max_rows=10_000, max_bytes=10_000_000),
+            log,
             worker_count=worker_count,
-            inline=inline,
         )
         tasks = []
         for index, wish in enumerate(wishes):

@@ -95,3 +95,11 @@ def test_a_missing_extra_is_one_line_with_the_command_that_brings_it(
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert f'pip install "convscope[{extras}]"' in line
+
+
+def test_the_base_install_describes_an_architecture(base_install: Path) -> None:
+    result = run(base_install, "convscope", "describe", "INPUT(8x8x3) -> POOL(l2, 2x2) -> FC(5)")
+    assert result.returncode == 0, result.stderr
+    (fc,) = (line for line in result.stdout.splitlines() if line.startswith("fc1"))
+    assert fc.split() == ["fc1", "1×1×5", "240", "5", "240", "20", "B"]
+    assert run(base_install, "convscope", "describe", "--preset", "vgg16").returncode == 0

@@ -17,10 +17,11 @@ FC1_WEIGHTS = (np.arange(24).reshape(8, 3) % 5 - 2).astype(np.float32)
 FC1_BIASES = np.array([1, 2, 3], np.float32)
 
 
-def tiny_model(*, metadata: bool = True) -> onnx.ModelProto:
+def tiny_model(*, metadata: bool = True, offset: float = 0) -> onnx.ModelProto:
     """A model file as docs/model-file.md says: see _metadata for its architecture.
 
-    Without metadata it is a foreign model: no labels, no layer list.
+    Without metadata it is a foreign model: no labels, no layer list. The offset is
+    added to every score, to tell one such model from another.
     """
     graph = helper.make_graph(
         [
@@ -43,7 +44,7 @@ def tiny_model(*, metadata: bool = True) -> onnx.ModelProto:
             numpy_helper.from_array(CONV1_WEIGHTS, "conv1.w"),
             numpy_helper.from_array(CONV1_BIASES, "conv1.b"),
             numpy_helper.from_array(FC1_WEIGHTS, "fc1.w"),
-            numpy_helper.from_array(FC1_BIASES, "fc1.b"),
+            numpy_helper.from_array(FC1_BIASES + np.float32(offset), "fc1.b"),
         ],
         value_info=[
             _value("conv1", TensorProto.FLOAT, ["N", 2, 4, 4]),
@@ -67,6 +68,15 @@ def write_repository(
     path.parent.mkdir(parents=True)
     path.write_bytes((model or tiny_model()).SerializeToString())
     return folder
+
+
+def replace_model(folder: Path, offset: float, name: str = "tiny", version: str = "1") -> None:
+    """Put another model in the place of a version's in one step, as a deployment does."""
+    path = folder / name / version / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_bytes(tiny_model(offset=offset).SerializeToString())
+    beside.replace(path)
 
 
 def activations(images: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:

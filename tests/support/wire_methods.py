@@ -50,7 +50,7 @@ async def _describe(message: bytes, call: Call) -> bytes:
 
 async def _fail(message: bytes, call: Call) -> bytes:
     if message == b"overloaded":
-        raise Overloaded("full, até já: 100 %", retry_after_ms=123)
+        raise Overloaded("full, até já: 100 %", reason="calls", retry_after_ms=123)
     if message == b"defect":
         raise KeyError("/secret/path")
     raise InvalidRequest("expected this, got that")
@@ -136,7 +136,7 @@ METHODS: Methods = {
 
 
 def _dispatcher() -> Dispatcher:
-    return Dispatcher(METHODS, Metrics(CollectorRegistry()))
+    return Dispatcher(METHODS, Metrics(CollectorRegistry()), max_calls=10_000)
 
 
 _application: GrpcAsgiApp | None = None

@@ -1,10 +1,12 @@
 """convscope describe: a model as the table that a lecturer would draw."""
 
-from typing import TYPE_CHECKING
+import re
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from convscope_client.cli.failure import reported
+from convscope_client.cli.failure import Failure, reported
 from convscope_client.cli.options import (
     SETTINGS,
     address_option,
@@ -12,11 +14,18 @@ from convscope_client.cli.options import (
     model_version_option,
     timeout_option,
 )
+from convscope_client.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from convscope_client.models import Model
+
+# Who describes what no server holds: the package that owns architectures registers, for
+# "notation" and "preset", a function of the text and as_json that prints it.
+_GROUP = "convscope.describe"
+# No model's name has an arrow, and a name is not a volume.
+_NOTATION = re.compile(r"^\s*INPUT\b|->|→")
 
 # Activations are float32.
 _ACTIVATION_BYTES = 4
@@ -24,23 +33,62 @@ _ACTIVATION_BYTES = 4
 _GAPS = (2, 1, 0)
 
 
+class _Describer(Protocol):
+    def __call__(self, text: str, *, as_json: bool) -> None: ...
+
+
+def _describer(kind: str) -> _Describer:
+    for entry_point in entry_points(group=_GROUP, name=kind):
+        describer: _Describer = entry_point.load()
+        return describer
+    raise Failure(
+        f"this installation of convscope cannot describe a {kind}: install it again",
+        ExitCode.USAGE,
+    )
+
+
 @click.command(context_settings=SETTINGS)
-@click.argument("model", default="", metavar="[MODEL]")
+@click.argument("model", default="", metavar="[MODEL|NOTATION]")
+@click.option("--preset", metavar="NAME", help="Describe a preset's architecture.")
 @json_option
 @model_version_option
 @address_option
 @timeout_option()
-def describe(model: str, as_json: bool, model_version: str, address: str, timeout_s: float) -> None:
+def describe(
+    model: str,
+    preset: str | None,
+    as_json: bool,
+    model_version: str,
+    address: str,
+    timeout_s: float,
+) -> None:
     """Show what a MODEL of the server is made of; without a name, its default model.
 
     Layer by layer: the output volume (width, height, depth), weights, biases,
     multiply-adds and the memory of the activations for one image. Then what it was
     trained on, how accurate it is, and where it runs.
+
+    NOTATION, such as 'INPUT(32x32x3) -> CONV(12, 3x3) -> RELU -> FC(10)', and the
+    architecture of --preset are described without a server: their layers and volumes,
+    what a head by global average pooling would take, and which rules of thumb they break.
     """
+    if preset is not None:
+        if model:
+            raise click.UsageError(f"expected MODEL or --preset, got both: {model}, {preset}")
+        _describer("preset")(preset, as_json=as_json)
+    elif _NOTATION.search(model):
+        _describer("notation")(model, as_json=as_json)
+    else:
+        _describe_model(model, as_json, version=model_version, address=address, timeout_s=timeout_s)
+
+
+def _describe_model(
+    model: str, as_json: bool, *, version: str, address: str, timeout_s: float
+) -> None:
     from convscope_client.client import Client
 
     with reported(), Client(address) as client:
-        described = client.describe(model, model_version, timeout_s=timeout_s)
+        described = client.describe(model, version, timeout_s=timeout_s)
     if as_json:
         import json
         from dataclasses import asdict
@@ -58,6 +106,8 @@ def _show(model: "Model") -> None:
     console = Console(highlight=False)
     state = model.state + (f": {model.state_reason}" if model.state_reason else "")
     console.print(Text.assemble((f"{model.name} {model.version}", "bold"), (f"  {state}", "dim")))
+    if not (model.labels or model.layers):
+        return  # it is not loaded: nothing more is known of it
     for line in (model.description, model.architecture):
         if line:
             console.print(Text(line))

@@ -113,6 +113,11 @@ def evaluate(
 def _check_fits(model: "Model") -> None:
     from convscope_client.cifar10 import CLASS_COUNT, SIDE
 
+    if not model.labels:
+        raise InvalidRequest(
+            f"expected a model that is loaded, got {model.name} {model.version}: "
+            f"{model.state}, {model.state_reason}"
+        )
     shape = model.input
     if (shape.height, shape.width, len(model.labels)) != (SIDE, SIDE, CLASS_COUNT):
         raise InvalidRequest(

@@ -151,6 +151,7 @@ class ClassifyRequest(_message.Message):
     INCLUDE_SCORES_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
     FEATURE_MAPS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Empty: the server's default model."""
     model_version: _builtins.str
@@ -165,6 +166,11 @@ class ClassifyRequest(_message.Message):
     """Also return every class's score, ClassifyResponse.scores."""
     include_probabilities: _builtins.bool
     """Also return every class's probability, ClassifyResponse.probabilities."""
+    priority: _builtins.int
+    """1 to 9, 1 served first; 0 or unset: the model's default, 5. A level is worth one
+    second of waiting: a request goes before all of the next level that came less
+    than a second earlier, so that none waits for ever.
+    """
     @_builtins.property
     def pixels(self) -> Global___Tensor:
         """Pixels, uint8, shape (N, H, W, 3), RGB, 0-255, with H and W exactly the
@@ -196,10 +202,11 @@ class ClassifyRequest(_message.Message):
         include_scores: _builtins.bool = ...,
         include_probabilities: _builtins.bool = ...,
         feature_maps: _abc.Iterable[Global___FeatureMapRequest] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "encoded", b"encoded", "images", b"images", "pixels", b"pixels", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "encoded", b"encoded", "feature_maps", b"feature_maps", "id", b"id", "images", b"images", "include_probabilities", b"include_probabilities", "include_scores", b"include_scores", "model_name", b"model_name", "model_version", b"model_version", "pixels", b"pixels", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_k", b"_top_k", "encoded", b"encoded", "feature_maps", b"feature_maps", "id", b"id", "images", b"images", "include_probabilities", b"include_probabilities", "include_scores", b"include_scores", "model_name", b"model_name", "model_version", b"model_version", "pixels", b"pixels", "priority", b"priority", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
@@ -334,6 +341,68 @@ class ClassifyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
+
+@_typing.final
+class ClassifyStreamResponse(_message.Message):
+    """The answer to one request of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___ClassifyResponse: ...
+    @_builtins.property
+    def error(self) -> Global___Error: ...
+    def __init__(
+        self,
+        *,
+        response: Global___ClassifyResponse | None = ...,
+        error: Global___Error | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___ClassifyStreamResponse: _TypeAlias = ClassifyStreamResponse  # noqa: Y015
+
+@_typing.final
+class Error(_message.Message):
+    """What went wrong with one request of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The request's id."""
+    code: _builtins.int
+    """The gRPC status code that Classify would have ended with."""
+    message: _builtins.str
+    """What was expected and what came."""
+    retry_after_ms: _builtins.int
+    """If above 0, the request may be sent again after this time."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "id", b"id", "message", b"message", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Error: _TypeAlias = Error  # noqa: Y015
 
 @_typing.final
 class Classification(_message.Message):
@@ -604,6 +673,7 @@ class Model(_message.Message):
     version: _builtins.str
     state: Global___ModelState.ValueType
     state_reason: _builtins.str
+    """Why it is not loaded; of a model that is READY, why its newest file is not."""
     description: _builtins.str
     """One line for people, such as "CONV 12 3x3, RELU, POOL 2x2, FC 10"."""
     architecture: _builtins.str

@@ -40,6 +40,11 @@ class ClassifierStub(object):
                 request_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/convscope.v1.Classifier/ClassifyStream',
+                request_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/convscope.v1.Classifier/GetModel',
                 request_serializer=convscope__proto_dot_v1_dot_classifier__pb2.GetModelRequest.SerializeToString,
@@ -62,9 +67,22 @@ class ClassifierServicer(object):
 
         INVALID_ARGUMENT: no image, an unreadable picture, a wrong shape or dtype, an
         unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
-        the queue is full (retry with back-off), or the answer would exceed the
-        server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-        the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+        the queue is full, or so long that the deadline would pass in it (retry after
+        the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
+        server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+        rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies a stream of requests: one answer each, in the order of the requests. A
+        request that fails has its error in its answer, and the stream goes on. The
+        server works on several requests of a stream at a time, and reads no further
+        while the caller does not read its answers. Ends with UNAVAILABLE when the
+        server drains: what it had read by then is answered, the rest may be sent to
+        another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,14 +90,16 @@ class ClassifierServicer(object):
 
     def GetModel(self, request, context):
         """Describes one model: labels, input, layers with their volumes, and the
-        story of its training.
+        story of its training. Of one that is known but not loaded it tells only
+        name, version, state and state_reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists the models that the server holds, in the order of their names.
+        """Lists the versions of models that the server knows, loaded or not, in the
+        order of their names and numbers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +112,11 @@ def add_ClassifierServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.FromString,
                     response_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
+                    request_deserializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=convscope__proto_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -132,6 +157,33 @@ class Classifier(object):
             '/convscope.v1.Classifier/Classify',
             convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
             convscope__proto_dot_v1_dot_classifier__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/convscope.v1.Classifier/ClassifyStream',
+            convscope__proto_dot_v1_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+            convscope__proto_dot_v1_dot_classifier__pb2.ClassifyStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,16 +41,28 @@ class ClassifierStub:
 
     INVALID_ARGUMENT: no image, an unreadable picture, a wrong shape or dtype, an
       unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
-      the queue is full (retry with back-off), or the answer would exceed the
-      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-      the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+      the queue is full, or so long that the deadline would pass in it (retry after
+      the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
+      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+      rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
+    """
+    ClassifyStream: _grpc.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]
+    """Classifies a stream of requests: one answer each, in the order of the requests. A
+    request that fails has its error in its answer, and the stream goes on. The
+    server works on several requests of a stream at a time, and reads no further
+    while the caller does not read its answers. Ends with UNAVAILABLE when the
+    server drains: what it had read by then is answered, the rest may be sent to
+    another server.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]
     """Describes one model: labels, input, layers with their volumes, and the
-    story of its training.
+    story of its training. Of one that is known but not loaded it tells only
+    name, version, state and state_reason.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]
-    """Lists the models that the server holds, in the order of their names."""
+    """Lists the versions of models that the server knows, loaded or not, in the
+    order of their names and numbers.
+    """
 
 @_typing.type_check_only
 class ClassifierAsyncStub(ClassifierStub):
@@ -63,16 +75,28 @@ class ClassifierAsyncStub(ClassifierStub):
 
     INVALID_ARGUMENT: no image, an unreadable picture, a wrong shape or dtype, an
       unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
-      the queue is full (retry with back-off), or the answer would exceed the
-      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-      the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+      the queue is full, or so long that the deadline would pass in it (retry after
+      the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
+      server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+      rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
+    """
+    ClassifyStream: _aio.StreamStreamMultiCallable[_classifier_pb2.ClassifyRequest, _classifier_pb2.ClassifyStreamResponse]  # type: ignore[assignment]
+    """Classifies a stream of requests: one answer each, in the order of the requests. A
+    request that fails has its error in its answer, and the stream goes on. The
+    server works on several requests of a stream at a time, and reads no further
+    while the caller does not read its answers. Ends with UNAVAILABLE when the
+    server drains: what it had read by then is answered, the rest may be sent to
+    another server.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_classifier_pb2.GetModelRequest, _classifier_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one model: labels, input, layers with their volumes, and the
-    story of its training.
+    story of its training. Of one that is known but not loaded it tells only
+    name, version, state and state_reason.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_classifier_pb2.ListModelsRequest, _classifier_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models that the server holds, in the order of their names."""
+    """Lists the versions of models that the server knows, loaded or not, in the
+    order of their names and numbers.
+    """
 
 class ClassifierServicer(metaclass=_abc_1.ABCMeta):
     """Classifies images with the ConvNets that the server holds."""
@@ -88,9 +112,24 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: no image, an unreadable picture, a wrong shape or dtype, an
           unknown layer. NOT_FOUND: unknown model or version. RESOURCE_EXHAUSTED:
-          the queue is full (retry with back-off), or the answer would exceed the
-          server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed in
-          the queue; nothing was computed. UNAVAILABLE: not ready or draining (retry).
+          the queue is full, or so long that the deadline would pass in it (retry after
+          the grpc-retry-pushback-ms of the trailers), or the answer would exceed the
+          server's limit (do not retry). DEADLINE_EXCEEDED: the deadline passed;
+          rows that were still queued by then are not computed. UNAVAILABLE: not ready or draining (retry).
+        """
+
+    @_abc_1.abstractmethod
+    def ClassifyStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_classifier_pb2.ClassifyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_classifier_pb2.ClassifyStreamResponse], _abc.AsyncIterator[_classifier_pb2.ClassifyStreamResponse]]:
+        """Classifies a stream of requests: one answer each, in the order of the requests. A
+        request that fails has its error in its answer, and the stream goes on. The
+        server works on several requests of a stream at a time, and reads no further
+        while the caller does not read its answers. Ends with UNAVAILABLE when the
+        server drains: what it had read by then is answered, the rest may be sent to
+        another server.
         """
 
     @_abc_1.abstractmethod
@@ -100,7 +139,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.GetModelResponse, _abc.Awaitable[_classifier_pb2.GetModelResponse]]:
         """Describes one model: labels, input, layers with their volumes, and the
-        story of its training.
+        story of its training. Of one that is known but not loaded it tells only
+        name, version, state and state_reason.
         """
 
     @_abc_1.abstractmethod
@@ -109,6 +149,8 @@ class ClassifierServicer(metaclass=_abc_1.ABCMeta):
         request: _classifier_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_classifier_pb2.ListModelsResponse, _abc.Awaitable[_classifier_pb2.ListModelsResponse]]:
-        """Lists the models that the server holds, in the order of their names."""
+        """Lists the versions of models that the server knows, loaded or not, in the
+        order of their names and numbers.
+        """
 
 def add_ClassifierServicer_to_server(servicer: ClassifierServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -16,9 +16,6 @@ _TYPE = "type.googleapis.com/envoy"
 # connections before it takes no new ones. Refused calls are answered meanwhile.
 DRAIN_TIME_S = 1
 
-# Calls at the same time on one connection; a client keeps more to itself until
-# others end. grpc.aio sets no limit, and each call costs some 20 KB here.
-_MAX_STREAMS_PER_CONNECTION = 8192
 # Bytes that a caller may send ahead of what the server has read: of one call,
 # and of one connection. Large enough for a full network at 10 ms, small enough
 # that callers who are not read yet cannot fill the memory.
@@ -80,12 +77,15 @@ def envoy_config(
             "headers_with_underscores_action": "ALLOW",
         },
         "http2_protocol_options": {
-            "max_concurrent_streams": _MAX_STREAMS_PER_CONNECTION,
+            "max_concurrent_streams": config.max_concurrent_streams,
             "initial_stream_window_size": _STREAM_WINDOW_BYTES,
             "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
-            # A client that vanished without a word, its calls with it, is found
-            # after a minute and 20 s. Pings of clients are answered always.
-            "connection_keepalive": {"interval": "60s", "timeout": "20s"},
+            # A client that vanished without a word is noticed, and its calls are
+            # cancelled. Pings of clients are answered always.
+            "connection_keepalive": {
+                "interval": f"{config.keepalive_time_s:.3f}s",
+                "timeout": f"{config.keepalive_timeout_s:.3f}s",
+            },
             # One bad call resets its stream, not the others on its connection.
             "override_stream_error_on_invalid_http_message": True,
         },

@@ -19,21 +19,28 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class GrpcioTransport:
     """A grpc.aio server."""
 
-    def __init__(self, config: ServerConfig, dispatcher: Dispatcher) -> None:
-        """Make a server; nothing listens yet."""
+    def __init__(
+        self, config: ServerConfig, dispatcher: Dispatcher, *, shares_port: bool = False
+    ) -> None:
+        """Make a server; nothing listens yet.
+
+        With shares_port other processes may listen on the same port, see shared_port.
+        """
         self._credentials = _credentials(config)
         self._server = aio.server(
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
-                # On Linux a second server would otherwise share a taken port without a word.
-                ("grpc.so_reuseport", 0),
-                # As often as a client likes: proxies and clouds ask for pings.
+                ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+                # A client that vanished without a word is noticed, and its calls are cancelled.
+                ("grpc.keepalive_time_ms", round(1000 * config.keepalive_time_s)),
+                ("grpc.keepalive_timeout_ms", round(1000 * config.keepalive_timeout_s)),
+                # Clients may ping as often as they like, as over Envoy; by default gRPC would
+                # close their connection ("too_many_pings") for one within five minutes.
                 ("grpc.http2.max_ping_strikes", 0),
-                # A client that vanished without a word, its calls with it, is found.
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                # On Linux a second server would otherwise share a taken port without a word.
+                ("grpc.so_reuseport", int(shares_port)),
             ]
         )
         self._handlers = _Handlers(dispatcher)

@@ -138,6 +138,12 @@ class FakeClassifier(ClassifierServicer):
                 response.feature_maps.append(_feature_map(name, wish, len(indices)))
         return response
 
+    def ClassifyStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.ClassifyRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ClassifyStreamResponse]:
+        for request in request_iterator:
+            yield pb.ClassifyStreamResponse(response=self.Classify(request, context))
+
     def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.ServicerContext
     ) -> pb.GetModelResponse:

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import click
@@ -21,6 +23,10 @@ from convscope_client.exit_codes import ExitCode
 from convscope_proto.v1 import classifier_pb2 as pb
 
 COMMANDS = {command.name: command for command in (classify, features, describe, evaluate, health)}
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
+UNLOADED = pb.Model(
+    name="m", version="2", state=pb.MODEL_STATE_UNAVAILABLE, state_reason="expected a model"
+)
 RECORD = np.dtype([("label", "u1"), ("planes", "u1", (3, 32, 32))])
 
 
@@ -263,11 +269,81 @@ class TestDescribe:
         assert described["accuracy"] == 0.25
         assert described["metadata"] == {"convscope.name": '"tiny"'}
 
+    @pytest.mark.parametrize("name", ["input", "INPUTS", "convnet-2"])
+    def test_a_name_that_resembles_notation_is_asked_of_the_server(self, name: str) -> None:
+        result = run(describe, name)
+
+        assert result.exit_code == ExitCode.REJECTED
+        assert result.stderr == f"Error: unknown model '{name}'\n"
+
+    def test_of_a_model_that_is_not_loaded_it_says_why(self, fake: FakeClassifier) -> None:
+        fake.model = UNLOADED
+
+        assert run(describe).output == "m 2  UNAVAILABLE: expected a model\n"
+
     def test_an_unknown_model_is_one_line(self) -> None:
         result = run(describe, "nobody")
 
         assert result.exit_code == ExitCode.REJECTED
         assert result.stderr == "Error: unknown model 'nobody'\n"
+
+
+class TestDescribeNotation:
+    """Without a server; the table itself is tested where it is made."""
+
+    NOTATION = "INPUT(32x32x3) -> CONV(12, 3x3) -> RELU -> POOL(max, 2x2) -> FC(10)"
+
+    @pytest.fixture(autouse=True)
+    def registered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Look functions up in the project file: the installed metadata may be older."""
+        group = tomllib.loads(PROJECT.read_text())["project"]["entry-points"]["convscope.describe"]
+        monkeypatch.setattr(
+            "convscope_client.cli.describe.entry_points",
+            lambda *, group, name, found=group: [EntryPoint(name, found[name], group)],
+        )
+
+    def test_shows_layers_and_heads(self) -> None:
+        result = run(describe, self.NOTATION)
+
+        assert result.exit_code == 0
+        assert result.stderr == ""
+        rows = {
+            line.split()[0]: line.split() for line in result.output.splitlines() if line.strip()
+        }
+        assert rows["conv1"] == [
+            *("conv1", "3×3", "1", "1", "32×32×12", "324", "12", "331,776", "48", "KiB")
+        ]
+        assert rows["POOL(average,"][-3:] == ["instead", "130", "120"]
+
+    def test_prints_json(self) -> None:
+        described = json.loads(run(describe, self.NOTATION, "--json").output)
+
+        assert described["notation"] == self.NOTATION
+        assert described["total"]["parameters"] == 31_066
+
+    def test_a_preset_is_told_apart_from_a_model(self) -> None:
+        described = json.loads(run(describe, "--preset", "vgg16", "--json").output)
+
+        assert described["preset"] == "vgg16"
+        assert described["layers"][-4]["name"] == "relu_fc1"
+
+    def test_what_is_wrong_is_shown_with_its_place(self) -> None:
+        result = run(describe, "INPUT(32x32x3) -> FC(0)")
+
+        assert result.exit_code == ExitCode.REJECTED
+        assert result.stderr == (
+            "Error: FC(0): outputs must be at least 1, not 0\n"
+            "  INPUT(32x32x3) -> FC(0)\n"
+            "                    ^^^^^\n"
+        )
+
+    def test_an_unknown_preset_and_two_subjects_are_refused(self) -> None:
+        unknown = run(describe, "--preset", "nothing")
+        assert unknown.exit_code == ExitCode.REJECTED
+        assert "expected a preset, simple, stack, stack-28, vgg16, got nothing" in unknown.stderr
+        both = run(describe, "tiny", "--preset", "simple")
+        assert both.exit_code == ExitCode.USAGE
+        assert "expected MODEL or --preset, got both: tiny, simple" in both.stderr
 
 
 @pytest.mark.usefixtures("address")
@@ -308,6 +384,15 @@ class TestEvaluate:
 
         assert result.exit_code == ExitCode.REJECTED
         assert "Error: expected test_batch.bin of CIFAR-10's binary version in" in result.stderr
+
+    def test_refuses_a_model_that_is_not_loaded(self, data: Path, fake: FakeClassifier) -> None:
+        fake.model = UNLOADED
+        result = run(evaluate, "--data", data)
+
+        assert result.exit_code == ExitCode.REJECTED
+        assert result.stderr == (
+            "Error: expected a model that is loaded, got m 2: UNAVAILABLE, expected a model\n"
+        )
 
     def test_refuses_a_model_of_another_size(self, data: Path, fake: FakeClassifier) -> None:
         fake.model = pb.Model(name="big", input=pb.ImageInput(height=224, width=224), labels=["a"])

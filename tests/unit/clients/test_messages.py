@@ -20,6 +20,7 @@ def request(features: Features | None = None, **changes: Any) -> pb.ClassifyRequ
         "include_scores": False,
         "include_probabilities": False,
         "request_id": "",
+        "priority": 0,
     }
     return classify_request([b"file"], features=features, **(settings | changes))
 

@@ -51,7 +51,8 @@ def test_simple_prints_itself_in_notation() -> None:
 def test_settings_that_are_not_the_default_are_printed() -> None:
     layers = (Conv(8, 5, stride=3, padding=1), Pool("average", 3, stride=1), FullyConnected(4))
     assert str(Architecture(Volume(1, 27, 21), layers)) == (
-        "INPUT(21x27x1) -> CONV(8, 5x5, stride 3, pad 1) -> POOL(average, 3x3, stride 1) -> FC(4)"
+        "INPUT(21x27x1) -> CONV(8, 5x5, stride 3, padding 1) -> POOL(average, 3x3, stride 1) "
+        "-> FC(4)"
     )
 
 
@@ -113,8 +114,8 @@ def test_names_are_unique_whatever_the_architecture(items: list[Layer | Repeat])
     [
         (
             (Conv(4, 3, stride=2, padding=0), FullyConnected(10)),
-            r"conv1: CONV\(4, 3x3, stride 2, pad 0\) does not fit its input 32x32x3: "
-            r"\(32 - 3 \+ 2\*0\)/2 \+ 1 = 15\.5 is not whole",
+            r"conv1: CONV\(4, 3x3, stride 2, padding none\) does not fit its input 32x32x3: "
+            r"\(W - F \+ 2P\)/S \+ 1 = \(32 - 3 \+ 2\*0\)/2 \+ 1 = 15\.5 is not whole",
         ),
         (
             (Pool("max", 33), FullyConnected(10)),

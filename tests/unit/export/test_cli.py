@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from convscope_export.cli import export, train, verify
+from convscope_export.presets import PRESETS
 
 
 def invoke(*arguments: str, **environment: str) -> Result:
@@ -58,10 +59,15 @@ def test_help_names_every_option() -> None:
     "arguments",
     [
         ("train", "complicated"),
+        ("train", "simple", "--name", "../elsewhere"),
+        ("train", "simple", "--name", ""),
         ("train", "simple", "--epochs", "0"),
         ("train", "simple", "--device", "tpu"),
         ("train", "simple", "--seed", "-1"),
         ("export",),
+        ("export", "runs/simple", "--preset", "simple"),
+        ("export", "runs/simple", "--name", "other"),
+        ("export", "--preset", "complicated"),
         ("verify",),
     ],
     ids=" ".join,
@@ -96,3 +102,40 @@ def test_the_data_directory_comes_from_the_environment_too(tmp_path: Path) -> No
     answer = invoke("train", "simple", CONVSCOPE_DATA=str(tmp_path / "from-environment"))
     assert answer.exit_code == 1
     assert "from-environment: expected CIFAR-10's" in answer.stderr
+
+
+def test_help_and_usage_name_the_presets() -> None:
+    assert "simple, stack, stack-28, vgg16" in invoke("train", "complicated").stderr
+    assert "notation that starts with INPUT" in invoke("train", "complicated").stderr
+    for name in PRESETS:
+        assert name in invoke("export", "--help").output
+        assert name in invoke("train", "--help").output
+
+
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_wrong_notation_is_told_with_its_place_without_torch(command: str) -> None:
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'numpy'): sys.modules[name] = None\n"
+        f"from convscope_export.cli import {command}\n"
+        f"{command}(['INPUT(32x32x3) -> FC(0)'])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        "Error: FC(0): outputs must be at least 1, not 0\n"
+        "  INPUT(32x32x3) -> FC(0)\n"
+        "                    ^^^^^\n"
+    )
+
+
+def test_an_untrained_model_is_written_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "mine" / "1" / "model.onnx"
+    notation = "INPUT(12x12x3) -> CONV(4, 3x3) -> RELU -> POOL(max, 2x2) -> FC(3)"
+    answer = invoke("export", notation, "--name", "mine", "--seed", "3", "-o", str(path))
+    assert answer.exit_code == 0, answer.stderr
+    assert "It is untrained: its weights are random, its answers mean nothing." in answer.output
+    assert "warning: INPUT: 12 is divisible by 2 only twice" in answer.output
+    card = (tmp_path / "models" / "mine" / "README.md").read_text(encoding="utf-8")
+    assert f"convscope export '{notation}' --name mine --seed 3 -o models/mine/1/model.onnx" in card
+    assert invoke("verify", str(path)).exit_code == 0

@@ -9,7 +9,9 @@ from convscope_export import metadata as metadata_props
 from convscope_export import model_file, run
 from convscope_export.atomic_file import FileWriteError
 from convscope_export.metadata import MetadataError
+from convscope_export.model_card import card
 from convscope_export.model_file import ModelFileError
+from convscope_export.notation import parse
 from convscope_export.presets import SIMPLE
 from convscope_export.verification import VerificationError
 
@@ -98,3 +100,45 @@ def test_a_file_that_is_no_model_is_an_error(verified: model_file.Verified, tmp_
     path.write_bytes(b"")
     with pytest.raises(MetadataError, match="export the model again"):
         model_file.check(path)
+
+
+UNTRAINED = "INPUT(8x8x3) -> CONV(4, 3x3) -> RELU -> POOL(distance, 2x2) -> FC(3)"
+
+
+def test_the_same_seed_makes_the_same_untrained_file() -> None:
+    first, again, other = (
+        model_file.build_untrained(parse(UNTRAINED), "mine", seed) for seed in (1, 1, 2)
+    )
+    assert first.contents == again.contents
+    assert first.contents != other.contents
+
+
+def test_an_untrained_model_says_so_everywhere(tmp_path: Path) -> None:
+    verified = model_file.build_untrained(parse(UNTRAINED), "mine", seed=5)
+    metadata = verified.metadata
+    assert set(metadata) == set(metadata_props.KEYS)
+    assert metadata["description"] == "Untrained: random weights, its answers mean nothing"
+    assert metadata["labels"] == ["0", "1", "2"]
+    assert metadata["training"] is metadata["recipe"] is metadata["accuracy"]["top1"] is None
+    assert metadata["training_data"]["name"] == "nothing: random weights"
+    assert metadata["seed"] == 5
+    path = tmp_path / "mine" / "1" / "model.onnx"
+    text = model_file.write(verified, path).read_text(encoding="utf-8")
+    assert "| top-1 accuracy | none: untrained |" in text
+    assert "**The weights are random: this model's answers mean nothing.**" in text
+    assert f"convscope export '{UNTRAINED}' --name mine --seed 5 -o" in text
+    assert "convscope train" not in text
+    assert model_file.check(path).metadata == json.loads(json.dumps(metadata))
+
+
+def test_a_card_names_the_preset_where_it_is_one() -> None:
+    verified = model_file.build_untrained(SIMPLE.architecture, "simple")
+    assert "\nconvscope export --preset simple -o models/simple/1/" in card(verified.metadata, 1)
+    renamed = model_file.build_untrained(SIMPLE.architecture, "other")
+    assert "\nconvscope export --preset simple --name other -o" in card(renamed.metadata, 1)
+
+
+def test_a_grey_input_is_exported_too() -> None:
+    verified = model_file.build_untrained(parse("INPUT(8x8x1) -> FC(3)"), "grey")
+    assert verified.metadata["input"]["color"] == "gray"
+    assert verified.metadata["normalization"] == {"mean": [0.5], "std": [0.5]}

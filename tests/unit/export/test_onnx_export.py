@@ -9,6 +9,7 @@ from support.tiny_cifar import SMALL
 from convscope_export.architecture import Architecture
 from convscope_export.layers import Conv, FullyConnected, Pool, Relu, Repeat, Volume
 from convscope_export.network import Network
+from convscope_export.notation import parse
 from convscope_export.onnx_export import OPSET, ConversionError, convert
 from convscope_export.onnx_runtime import Session
 from convscope_export.verification import pictures, torch_reference, with_taps
@@ -99,6 +100,72 @@ def test_every_tap_of_a_deeper_network_is_what_torch_computes(
     session = Session(with_taps(deep, taps).SerializeToString())
     for name, value in session.run(list(expected), {"images": images}).items():
         np.testing.assert_allclose(value, expected[name], atol=1e-5)
+
+
+POOLS = {
+    "max": ["MaxPool"],
+    "average": ["AveragePool"],
+    # Not LpPool: CUDA has no kernel for it.
+    "l2": ["Mul", "AveragePool", "Mul", "Sqrt"],
+    "distance": ["Conv"],
+}
+
+
+def with_pool(method: str, size: str = "2x2") -> onnx.ModelProto:
+    text = f"INPUT(16x16x3) -> CONV(16, 3x3) -> RELU -> POOL({method}, {size}) -> FC(5)"
+    return convert(network_of(parse(text)), MEAN, STD)
+
+
+@pytest.mark.parametrize("method", POOLS)
+def test_every_pool_is_exported_as_operators_that_cuda_has(method: str) -> None:
+    operators = [node.op_type for node in with_pool(method).graph.node]
+    assert operators[4:-3] == ["Conv", "Relu", *POOLS[method]]
+
+
+@pytest.mark.parametrize("method", POOLS)
+def test_convolution_and_relu_fuse_before_every_pool(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "optimized.onnx"
+    Session(with_pool(method).SerializeToString(), str(path))
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert "Relu" not in operators
+    assert "LpPool" not in operators
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        *(f"POOL({method}, 2x2)" for method in POOLS),
+        *(f"POOL({method}, 3x3, stride 1)" for method in POOLS),
+        *(f"CONV(8, 3x3) -> RELU -> POOL({method}, 4x4, stride 2)" for method in POOLS),
+        "POOL(average, global)",
+        "CONV(8, 6x6, stride 2, padding 2) -> RELU",
+        "CONV(8, 3x3, padding none)",
+        "RELU",
+        "FC(20) -> RELU",
+        "[CONV(4, 3x3) -> RELU -> POOL(l2, 2x2)?]*6",
+        "[FC(3)]*0",
+    ],
+)
+def test_every_layer_computes_what_torch_does(layers: str) -> None:
+    network = network_of(parse(f"INPUT(24x16x3) -> {layers} -> FC(5)"))
+    images = pictures(3, 16, 24, 3)
+    expected = torch_reference(network, MEAN, STD)(images)
+    taps = [name for name in expected if name not in ("scores", "probabilities")]
+    session = Session(with_taps(convert(network, MEAN, STD), taps).SerializeToString())
+    found = session.run(list(expected), {"images": images})
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_a_head_by_global_average_makes_the_scores() -> None:
+    network = network_of(parse("INPUT(8x8x3) -> CONV(10, 3x3) -> POOL(average, global)"))
+    model = convert(network, MEAN, STD)
+    assert [node.op_type for node in model.graph.node][-3:] == ["AveragePool", "Reshape", "Softmax"]
+    assert dims(model.graph.output[0]) == ["N", 10]
+    images = pictures(2, 8, 8, 3)
+    expected = torch_reference(network, MEAN, STD)(images)["scores"]
+    found = Session(model.SerializeToString()).run(["scores"], {"images": images})["scores"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_convolution_and_relu_fuse_where_nothing_is_tapped(

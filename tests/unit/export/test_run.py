@@ -7,8 +7,10 @@ import torch
 from support.tiny_cifar import Recorder, tiny_data
 
 from convscope_export import run
+from convscope_export.checkpoint import CheckpointMismatchError
 from convscope_export.cifar10 import LABELS, VALIDATION_IMAGES, Cifar10
 from convscope_export.evaluation import evaluate
+from convscope_export.notation import parse
 from convscope_export.presets import SIMPLE
 from convscope_export.run import RECORD_NAME, RunError
 from convscope_export.training import TrainingError, scores_of
@@ -55,6 +57,43 @@ def test_more_images_than_there_are_is_an_error(data: Cifar10, tmp_path: Path) -
         run.train(SIMPLE, data, tmp_path, Recorder(), train_images=601)
 
 
+@pytest.mark.parametrize(
+    ("notation", "message"),
+    [
+        ("INPUT(28x28x1) -> FC(10)", r"a square input of depth 3, .* got 28x28x1"),
+        ("INPUT(32x64x3) -> FC(10)", r"a square input of depth 3, .* got 32x64x3"),
+        ("INPUT(32x32x3) -> FC(9)", "a last layer of 10 class scores, got 9"),
+    ],
+)
+def test_a_network_that_cifar10_cannot_train_is_refused(
+    notation: str, message: str, data: Cifar10, tmp_path: Path
+) -> None:
+    preset = dataclasses.replace(SIMPLE, architecture=parse(notation))
+    with pytest.raises(TrainingError, match=message):
+        run.train(preset, data, tmp_path, Recorder())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_no_preset_tells_its_network_itself(data: Cifar10, tmp_path: Path) -> None:
+    architecture = parse("INPUT(32x32x3) -> POOL(max, 8x8) -> FC(10)")
+    preset = dataclasses.replace(SIMPLE, name="mine", architecture=architecture)
+    run.train(preset, data, tmp_path, Recorder(), epochs=1)
+    record, network = run.load(tmp_path)
+    assert (record.preset, record.architecture) == ("mine", str(architecture))
+    assert network.architecture == architecture
+
+
+def test_another_architecture_in_the_same_directory_is_refused(
+    data: Cifar10, tmp_path: Path
+) -> None:
+    run.train(SIMPLE, data, tmp_path, Recorder(), epochs=1)
+    other = dataclasses.replace(SIMPLE, architecture=parse("INPUT(32x32x3) -> FC(10)"))
+    with pytest.raises(
+        CheckpointMismatchError, match=r"architecture: expected INPUT\(32x32x3\) -> FC"
+    ):
+        run.train(other, data, tmp_path, Recorder(), epochs=1)
+
+
 def test_what_is_no_finished_run_is_an_error_that_says_what_to_do(
     data: Cifar10, tmp_path: Path
 ) -> None:
@@ -68,9 +107,8 @@ def test_what_is_no_finished_run_is_an_error_that_says_what_to_do(
     record = json.loads((tmp_path / RECORD_NAME).read_text())
     for changed, message in (
         ({"seed": 1}, "are of different trainings"),
-        ({"preset": "other"}, "expected a run of the preset other as it is now"),
-        ({"architecture": "INPUT"}, "as it is now, got format 1, INPUT"),
-        ({"format": 2}, "got format 2"),
+        ({"architecture": "INPUT(1x1x1) -> FC(2)"}, "are of different trainings"),
+        ({"format": 2}, "expected a run of format 1, got format 2"),
         ({"unknown": 2}, "expected the record of a run"),
     ):
         (tmp_path / RECORD_NAME).write_text(json.dumps(record | changed))

@@ -1,18 +1,24 @@
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from support.tiny_cifar import QUICK, SMALL, Recorder, pictures
 
 from convscope_export.checkpoint import CheckpointMismatchError, load
 from convscope_export.cifar10 import LABELS
+from convscope_export.layers import PoolMethod
+from convscope_export.network import Network, he_initialize, resize
+from convscope_export.notation import parse
 from convscope_export.training import (
     DivergedError,
     Trained,
     Training,
     TrainingError,
     learning_rate,
+    scores_of,
 )
 
 TRAINING = Training(
@@ -164,3 +170,32 @@ def test_one_step_lowers_the_loss_on_its_own_batch(tmp_path: Path) -> None:
     curve = batch.run(tmp_path / "checkpoint.pt", Recorder()).curve
     losses = [point.loss for point in curve]
     assert losses == sorted(losses, reverse=True)
+
+
+def test_small_pictures_train_a_network_for_larger_ones(tmp_path: Path) -> None:
+    text = "INPUT(16x16x3) -> [CONV(4, 3x3) -> RELU -> POOL(l2, 4x4)]*2 -> FC(10)"
+    training = dataclasses.replace(TRAINING, architecture=parse(text))
+    trained = training.run(tmp_path / "checkpoint.pt", Recorder())
+    assert trained.curve[-1].loss < trained.curve[0].loss
+    scores = scores_of(trained.network, training.mean, training.std)
+    larger = resize(torch.from_numpy(training.validation.pixels), 16, 16).numpy()
+    np.testing.assert_allclose(scores(training.validation.pixels), scores(larger), atol=1e-5)
+
+
+def test_the_recipe_says_where_the_weights_start(tmp_path: Path) -> None:
+    he = dataclasses.replace(QUICK, initialization="he", epochs=1, learning_rate=1e-9)
+    trained = dataclasses.replace(TRAINING, recipe=he).run(tmp_path / "he.pt", Recorder())
+    torch.manual_seed(TRAINING.seed)
+    expected = Network(SMALL)
+    he_initialize(expected)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(weights(trained)[name], value, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("method", get_args(PoolMethod))
+def test_every_pool_lets_a_network_learn(method: str, tmp_path: Path) -> None:
+    text = f"INPUT(8x8x3) -> CONV(8, 3x3) -> RELU -> POOL({method}, 2x2) -> FC(10)"
+    trained = dataclasses.replace(TRAINING, architecture=parse(text)).run(
+        tmp_path / "checkpoint.pt", Recorder()
+    )
+    assert trained.curve[-1].validation_accuracy > 0.9

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from support.tiny_cifar import Recorder, tiny_data
+from support.tiny_cifar import SMALL, Recorder, tiny_data
 
 from convscope_export import metadata as metadata_props
 from convscope_export import model_file, run
@@ -21,15 +21,18 @@ from convscope_export.graph_check import (
     expected_tensors,
 )
 from convscope_export.network import Network
+from convscope_export.onnx_export import convert
 from convscope_export.onnx_runtime import RuntimeLoadError, RuntimeRunError
 from convscope_export.presets import SIMPLE
 from convscope_export.verification import (
     ATOL,
+    RTOL,
     Float32Array,
     Reference,
     ToleranceError,
     UInt8Array,
     VerificationError,
+    batches,
     pictures,
     summary,
     torch_reference,
@@ -93,7 +96,7 @@ def test_a_sound_model_reports_every_tensor(
     for comparison in found:
         assert comparison.max_abs_diff is not None
         assert 0 <= comparison.max_abs_diff < ATOL
-    assert summary(found) == {
+    assert summary(metadata, found) == {
         "batches": [1, 2, 7],
         "atol": ATOL,
         "max_abs_diff": {comparison.tensor: comparison.max_abs_diff for comparison in found},
@@ -138,6 +141,30 @@ def test_a_difference_of_one_tap_alone_is_found(
     (failure,) = failures(model, metadata, off)
     assert isinstance(failure, ToleranceError)
     assert str(failure).startswith("pool1: expected a difference of at most 0.0001 ")
+
+
+def test_the_tolerance_grows_with_the_largest_value_of_a_tensor() -> None:
+    torch.manual_seed(0)
+    network = Network(SMALL).eval()
+    with torch.no_grad():
+        network.get_parameter("conv1.weight").mul_(1000)
+    normalization = {"mean": MEAN, "std": STD}
+    described = metadata_props.describe_untrained(network, "large", normalization, seed=0)
+    model = convert(network, MEAN, STD)
+    plain = torch_reference(network, MEAN, STD)
+
+    def scaled(by: float) -> Reference:
+        return lambda images: {
+            name: value * np.float32(by) if name == "pool1" else value
+            for name, value in plain(images).items()
+        }
+
+    comparisons = verify(model, described, scaled(1 + 0.7 * RTOL))
+    (pool,) = (comparison for comparison in comparisons if comparison.tensor == "pool1")
+    assert pool.max_abs_diff is not None
+    assert pool.max_abs_diff > ATOL
+    (failure,) = failures(model, described, scaled(1 + 2 * RTOL))
+    assert isinstance(failure, ToleranceError)
 
 
 def test_no_number_is_never_within_tolerance(
@@ -321,3 +348,15 @@ def test_a_model_file_that_is_verified_later_needs_its_metadata(
         metadata_props.MetadataError, match=r"convscope\.format is missing \(0 of 17"
     ):
         model_file.check(path)
+
+
+def test_a_network_of_huge_volumes_is_checked_with_fewer_pictures(
+    metadata: dict[str, object],
+) -> None:
+    def of(side: int) -> tuple[int, ...]:
+        return batches({"layers": [{"volume": {"depth": 64, "height": side, "width": side}}]})
+
+    assert batches(metadata) == (1, 2, 7)
+    # 64 * 774^2 * 4 bytes * 7 is the last below 1 GiB.
+    assert of(774) == (1, 2, 7)
+    assert of(775) == (1, 2, 3)

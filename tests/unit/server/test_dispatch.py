@@ -43,13 +43,14 @@ METHODS: Methods = {
     "/test.Service/BreakDown": Unary(break_down),
     "/test.Service/Sleep": Unary(sleep),
     "/test.Service/Shout": Stream(shout),
+    "/test.Service/Probe": Unary(echo, unlimited=True),
 }
 
 
 class Fixture:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.dispatcher = Dispatcher(METHODS, Metrics(self.registry))
+        self.dispatcher = Dispatcher(METHODS, Metrics(self.registry), max_calls=2)
 
     async def unary(self, name: str, deadline_s: float | None = None) -> bytes:
         call = Call(f"/test.Service/{name}", deadline_s=deadline_s)
@@ -80,6 +81,24 @@ def test_a_domain_error_becomes_its_status() -> None:
     assert info.value.code is Code.INVALID_ARGUMENT
     assert fixture.handled("Refuse", "INVALID_ARGUMENT") == 1
     assert fixture.handled("Refuse", "OK") == 0
+
+
+def test_more_calls_than_the_limit_are_refused_but_not_probes() -> None:
+    async def scenario() -> None:
+        fixture = Fixture()
+        sleeping = [asyncio.create_task(fixture.unary("Sleep")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(RpcFailure, match="expected at most 2 calls at a time") as info:
+            await fixture.unary("Echo")
+        assert info.value.code is Code.RESOURCE_EXHAUSTED
+        assert dict(info.value.trailers)["grpc-retry-pushback-ms"]
+        assert await fixture.unary("Probe") == b"message"
+        for task in sleeping:
+            task.cancel()
+        await asyncio.wait(sleeping)
+        assert await fixture.unary("Echo") == b"message"
+
+    asyncio.run(scenario())
 
 
 def test_a_defect_tells_the_caller_nothing_and_the_log_everything(

@@ -19,7 +19,7 @@ ECHO, UPPER, HOLD = "/test.Wire/Echo", "/test.Wire/Upper", "/test.Wire/Hold"
 
 def serve(scenario: Callable[[GrpcAsgiApp], Awaitable[None]]) -> None:
     async def run() -> None:
-        dispatcher = Dispatcher(METHODS, Metrics(CollectorRegistry()))
+        dispatcher = Dispatcher(METHODS, Metrics(CollectorRegistry()), max_calls=100)
         await scenario(GrpcAsgiApp(dispatcher, max_message_bytes=1000))
 
     asyncio.run(run())

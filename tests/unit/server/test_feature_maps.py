@@ -116,4 +116,26 @@ def test_uint8_of_equal_values_is_zero_not_a_division_by_zero() -> None:
 def test_the_size_told_beforehand_is_the_size_that_comes(request_: MapRequest) -> None:
     plan = MapPlan([request_], INFO)
     sent = sum(answer.values.nbytes for answer in plan.answers(OUTPUTS))
-    assert plan.response_bytes(3) == sent
+    assert plan.value_bytes(3) == sent
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (MapRequest(("conv1",), channels=(0, 1, 0)), "expected each channel once"),
+        (MapRequest(("conv1",) * 1025), "at most 1024 names"),
+        (MapRequest(("c" * 1025,)), "at most 1024 characters"),
+    ],
+)
+def test_wishes_that_would_take_too_long_are_refused(request_: MapRequest, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        MapPlan([request_], INFO)
+
+
+def test_activations_are_counted_once_a_layer_and_before_reductions() -> None:
+    wishes = [
+        MapRequest(("conv1", "pool1"), reduction=Reduction.MEAN),
+        MapRequest(("conv1",), most_active=1),
+    ]
+    plan = MapPlan(wishes, INFO)
+    assert plan.activation_bytes(3) == sum(OUTPUTS[name].nbytes for name in ("conv1", "pool1"))

@@ -149,7 +149,7 @@ def test_a_status_message_as_the_protocol_writes_it() -> None:
 
 
 def test_trailers_hold_code_message_and_the_failures_own() -> None:
-    failure = RpcFailure(Code.RESOURCE_EXHAUSTED, "full", (("grpc-retry-pushback-ms", "20"),))
+    failure = RpcFailure(Code.RESOURCE_EXHAUSTED, "full", retry_after_ms=20)
     assert status_trailers(failure) == [
         (b"grpc-status", b"8"),
         (b"grpc-message", b"full"),

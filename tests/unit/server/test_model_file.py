@@ -53,12 +53,20 @@ def custom_operator(model: onnx.ModelProto) -> None:
     model.graph.node[2].domain = "evil"
 
 
-def float_input(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+def integer_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
 
 
-def fixed_batch(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+def no_batch_dimension(model: onnx.ModelProto) -> None:
+    del model.graph.input[0].type.tensor_type.shape.dim[0]
+
+
+def four_channels(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 4
+
+
+def nothing_high(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 0
 
 
 def free_height(model: onnx.ModelProto) -> None:
@@ -69,8 +77,67 @@ def second_input(model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1]))
 
 
-def other_outputs(model: onnx.ModelProto) -> None:
-    model.graph.output[1].name = "softmax"
+def no_scores(model: onnx.ModelProto) -> None:
+    del model.graph.output[:]
+    model.graph.output.append(
+        helper.make_tensor_value_info("conv1", TensorProto.FLOAT, ["N", 2, 4, 4])
+    )
+
+
+def old_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 6
+
+
+def computed_twice(model: onnx.ModelProto) -> None:
+    model.graph.node[3].output[0] = "conv1"
+
+
+def sparse_weights(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add()
+
+
+def constants_elsewhere(model: onnx.ModelProto) -> None:
+    attribute = model.graph.node[0].attribute.add(name="lists")
+    attribute.tensors.add().external_data.add(key="location", value="/etc/passwd")
+
+
+def sub_graph(model: onnx.ModelProto) -> None:
+    model.graph.node[0].attribute.add(name="body").g.name = "loop"
+
+
+def gigantic_tensor(model: onnx.ModelProto) -> None:
+    model.graph.value_info[0].type.tensor_type.shape.dim[2].dim_value = 1 << 40
+
+
+def too_many_nodes(model: onnx.ModelProto) -> None:
+    node = helper.make_node("Relu", ["conv1"], ["more"])
+    model.graph.node.extend([node] * 100_000)
+
+
+def nested_metadata(model: onnx.ModelProto) -> None:
+    set_metadata(model, "labels", "[" * 100_000)
+
+
+def accuracy_in_words(model: onnx.ModelProto) -> None:
+    set_metadata(model, "accuracy", '{"top1": "high"}')
+
+
+def std_of_zero(model: onnx.ModelProto) -> None:
+    set_metadata(model, "normalization", '{"mean": [0, 0, 0], "std": [1, 0, 1]}')
+
+
+def mean_of_one_channel(model: onnx.ModelProto) -> None:
+    set_metadata(model, "normalization", '{"mean": [0], "std": [1, 1, 1]}')
+
+
+def one_name_twice(model: onnx.ModelProto) -> None:
+    entry = {"name": "x", "kind": "CONV", "tensor": "conv1"}
+    set_metadata(model, "layers", json.dumps([entry, entry]))
+
+
+def weights_below_zero(model: onnx.ModelProto) -> None:
+    entry = {"name": "x", "kind": "CONV", "tensor": "conv1", "weights": -1}
+    set_metadata(model, "layers", json.dumps([entry]))
 
 
 def too_few_labels(model: onnx.ModelProto) -> None:
@@ -103,14 +170,26 @@ def set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
     [
         (external_data, "external data"),
         (custom_operator, "evil::Conv"),
-        (
-            float_input,
-            r"a graph input of uint8 \(N, H, W, 3\).* got float \(\?, 4, 4, 3\)",
-        ),
-        (fixed_batch, r"with N free.* got uint8 \(1, 4, 4, 3\)"),
+        (integer_input, r"images as uint8, float or float16.* got int64 \(\?, 4, 4, 3\)"),
+        (no_batch_dimension, r"expected images .* got uint8 \(4, 4, 3\)"),
+        (four_channels, r"with C of 1 or 3, got uint8 \(\?, 4, 4, 4\)"),
+        (nothing_high, "H and W fixed, got"),
+        (old_opset, "opset 7 or newer, got 6"),
+        (computed_twice, "computed once, got conv1 2 times"),
+        (sparse_weights, "no sparse initializers"),
+        (constants_elsewhere, "external data"),
+        (sub_graph, "expected no sub-graphs, got one in Transpose"),
+        (gigantic_tensor, "tensor conv1: expected at most 1073741824 elements"),
+        (too_many_nodes, "expected at most 20000 nodes, got 100008"),
+        (nested_metadata, "convscope.labels: expected JSON"),
+        (accuracy_in_words, "convscope.accuracy: expected top1 as a number"),
+        (std_of_zero, "expected std above 0"),
+        (mean_of_one_channel, "expected mean as a list of 3 numbers"),
+        (one_name_twice, "every name once"),
+        (weights_below_zero, "expected counts as numbers"),
         (free_height, "H and W fixed"),
-        (second_input, "expected one graph input, got 2: images, mask"),
-        (other_outputs, "expected graph outputs scores .* got scores"),
+        (second_input, "one graph input without a default, got 2: images, mask: give the others"),
+        (no_scores, r"an output of class scores, float \(N, K\), got conv1 \(\?, 2, 4, 4\)"),
         (too_few_labels, "expected 3 labels, one a class, got 1"),
         (broken_metadata, "convscope.layers: expected JSON"),
         (labels_of_another_kind, "convscope.labels: expected a list"),

@@ -1,3 +1,4 @@
+import threading
 from io import BytesIO
 from typing import Any
 
@@ -101,10 +102,17 @@ def test_a_bomb_is_refused_before_its_pixels_are_decoded() -> None:
 
 def test_a_lone_picture_is_not_numbered() -> None:
     with pytest.raises(InvalidRequest, match=r"^expected a JPEG"):
-        decode_all([b"bad"], 4, 4, max_pixels=100)
+        decode_all([b"bad"], 4, 4, 3, max_pixels=100)
 
 
 def test_the_broken_one_of_several_is_named() -> None:
     good = encoded(Image.new("RGB", (4, 4)))
     with pytest.raises(InvalidRequest, match=r"^picture 1 of 2: "):
-        decode_all([good, b"bad"], 4, 4, max_pixels=100)
+        decode_all([good, b"bad"], 4, 4, 3, max_pixels=100)
+
+
+def test_pictures_that_nobody_waits_for_are_not_decoded() -> None:
+    gone = threading.Event()
+    gone.set()
+    # Decoding the first would raise.
+    assert decode_all([b"no picture"] * 3, 4, 4, 3, max_pixels=100, gone=gone).shape == (3, 4, 4, 3)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from support.gated_session import GatedSession, Log, images
 
-from convscope_server.batch_queue import Computed
+from convscope_server.batch_queue import QueueLimits
+from convscope_server.batch_request import Computed
 from convscope_server.errors import (
     BackendFailure,
     DeadlineExceeded,
@@ -17,15 +18,17 @@ from convscope_server.errors import (
 from convscope_server.scheduler import Scheduler
 
 
+def new_scheduler(log: Log | None = None, **settings: Any) -> Scheduler:
+    limits: dict[str, Any] = {"max_batch_size": 8, "max_rows": 100, "max_bytes": 10_000}
+    for name in ("max_batch_size", "max_rows", "max_bytes", "max_delay_s"):
+        if name in settings:
+            limits[name] = settings.pop(name)
+    return Scheduler(QueueLimits(**limits), log or Log(), **settings)
+
+
 @asynccontextmanager
 async def scheduling(log: Log | None = None, **settings: Any) -> AsyncIterator[Scheduler]:
-    limits: dict[str, Any] = {
-        "max_batch_size": 8,
-        "max_queue_rows": 100,
-        "max_queue_bytes": 10_000,
-        **settings,
-    }
-    scheduler = Scheduler(observer=log or Log(), **limits)
+    scheduler = new_scheduler(log, **settings)
     try:
         yield scheduler
     finally:
@@ -89,8 +92,8 @@ def test_a_request_larger_than_a_batch_is_split_and_comes_back_in_order() -> Non
 
 def test_inline_batches_hold_all_that_came_in_the_same_turn_of_the_event_loop() -> None:
     async def scenario() -> None:
-        session, other = GatedSession(), GatedSession()
-        async with scheduling(inline=True) as scheduler:
+        session, other = GatedSession(inline=True), GatedSession(inline=True)
+        async with scheduling() as scheduler:
             results = await asyncio.gather(
                 *(scheduler.submit(images(value), session) for value in range(10)),
                 scheduler.submit(images(20), other),
@@ -104,8 +107,8 @@ def test_inline_batches_hold_all_that_came_in_the_same_turn_of_the_event_loop() 
 
 def test_the_event_loop_turns_between_inline_batches() -> None:
     async def scenario() -> None:
-        session = GatedSession()
-        async with scheduling(inline=True) as scheduler:
+        session = GatedSession(inline=True)
+        async with scheduling() as scheduler:
             long = asyncio.create_task(scheduler.submit(images(*range(80)), session))
             turns = 0
             while not long.done():
@@ -119,8 +122,9 @@ def test_the_event_loop_turns_between_inline_batches() -> None:
 
 def test_an_inline_batch_that_fails_fails_only_its_requests() -> None:
     async def scenario() -> None:
-        bad, good = GatedSession(error=ValueError("a defect")), GatedSession()
-        async with scheduling(inline=True) as scheduler:
+        bad = GatedSession(error=ValueError("a defect"), inline=True)
+        good = GatedSession(inline=True)
+        async with scheduling() as scheduler:
             results = await asyncio.gather(
                 scheduler.submit(images(1), bad),
                 scheduler.submit(images(2), good),
@@ -129,6 +133,24 @@ def test_an_inline_batch_that_fails_fails_only_its_requests() -> None:
         assert isinstance(results[0], BackendFailure)
         assert "defect" not in str(results[0])  # that is for the log
         assert isinstance(results[1], Computed)
+
+    asyncio.run(scenario())
+
+
+def test_inline_batches_go_on_while_a_thread_computes_another_session() -> None:
+    async def scenario() -> None:
+        slow, quick = GatedSession(is_open=False), GatedSession(inline=True)
+        async with scheduling() as scheduler:
+            waiting = [
+                asyncio.create_task(scheduler.submit(images(value), slow, tapped=True))
+                for value in range(2)
+            ]
+            await asyncio.sleep(0)
+            for value in range(20):
+                await scheduler.submit(images(value), quick)
+            assert not any(task.done() for task in waiting)
+            slow.open()
+            await asyncio.gather(*waiting)
 
     asyncio.run(scenario())
 
@@ -166,7 +188,7 @@ def test_requests_for_another_session_do_not_share_a_batch_and_are_served_in_tur
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        async with scheduling(log, max_queue_rows=4) as scheduler:
+        async with scheduling(log, max_rows=4) as scheduler:
             running = asyncio.create_task(scheduler.submit(images(1), session))
             await until_waiting(log, 0)
             await asyncio.sleep(0)
@@ -185,7 +207,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
 def test_the_queue_is_bounded_in_bytes_too() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        async with scheduling(log, max_queue_bytes=9) as scheduler:
+        async with scheduling(log, max_bytes=9) as scheduler:
             running = asyncio.create_task(scheduler.submit(images(1), session))
             await until_waiting(log, 0)
             await asyncio.sleep(0)
@@ -201,7 +223,7 @@ def test_the_queue_is_bounded_in_bytes_too() -> None:
 
 def test_a_request_that_can_never_fit_is_invalid_not_overload() -> None:
     async def scenario() -> None:
-        async with scheduling(max_queue_rows=4) as scheduler:
+        async with scheduling(max_rows=4) as scheduler:
             with pytest.raises(InvalidRequest, match=r"at most 4 images .* got 5 images"):
                 await scheduler.submit(images(*range(5)), GatedSession())
 
@@ -235,7 +257,7 @@ def test_a_request_whose_deadline_passed_in_the_queue_never_runs() -> None:
 def test_a_cancelled_request_leaves_the_queue_and_frees_its_room() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        async with scheduling(log, max_queue_rows=2) as scheduler:
+        async with scheduling(log, max_rows=2) as scheduler:
             running = asyncio.create_task(scheduler.submit(images(1), session))
             await until_waiting(log, 0)
             await asyncio.sleep(0)
@@ -275,9 +297,7 @@ def test_a_failing_batch_fails_its_requests_and_no_others() -> None:
 def test_closing_fails_what_waits_and_finishes_what_runs() -> None:
     async def scenario() -> None:
         log, session = Log(), GatedSession(is_open=False)
-        scheduler = Scheduler(
-            max_batch_size=8, max_queue_rows=100, max_queue_bytes=1000, observer=log
-        )
+        scheduler = new_scheduler(log)
         running = asyncio.create_task(scheduler.submit(images(1), session))
         await until_waiting(log, 0)
         await asyncio.sleep(0)

@@ -4,8 +4,8 @@ import pytest
 from convscope_server import errors
 from convscope_server.status import CODES, Code, rpc_failure
 
-# These end the process or a load; no call ever meets them.
-_NEVER_ON_THE_WIRE = {errors.ModelError, errors.ProcessDied, errors.StartupError}
+# These end the process; no call ever meets them.
+_NEVER_ON_THE_WIRE = {errors.ProcessDied, errors.StartupError}
 
 
 def test_every_domain_error_has_a_code() -> None:
@@ -26,5 +26,5 @@ def test_the_message_goes_out_unchanged(kind: type[errors.ServerError]) -> None:
 
 
 def test_overload_tells_when_to_come_back() -> None:
-    failure = rpc_failure(errors.Overloaded("full", retry_after_ms=42))
+    failure = rpc_failure(errors.Overloaded("full", reason="queue_full", retry_after_ms=42))
     assert failure.trailers == (("grpc-retry-pushback-ms", "42"),)

@@ -1,0 +1,91 @@
+"""Answers the messages of a stream several at a time, in their order, in bounded memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+
+class Pipeline:
+    """One stream's messages on their way from the caller and back.
+
+    The next message is read while fewer than max_messages are on their way, and while
+    these, with answers as large as the largest so far, take less than max_bytes. So a
+    caller that does not read its answers is soon not read from either.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[bytes], Coroutine[Any, Any, bytes]],
+        *,
+        max_messages: int,
+        max_bytes: int,
+    ) -> None:
+        """Answer each message by this; what it raises ends the stream."""
+        self._answer = answer
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._on_way = 0
+        self._message_bytes = 0
+        # Unknown before the first answer: until then only one message is on its way.
+        self._largest_answer_bytes: int | None = None
+        self._delivered = asyncio.Event()
+
+    async def run(
+        self, messages: AsyncIterator[bytes], until: Awaitable[None]
+    ) -> AsyncIterator[bytes]:
+        """The answers, one a message.
+
+        Args:
+            messages: The caller's.
+            until: Once this is done no more is read; what was read is still answered.
+
+        Raises:
+            Exception: What reading or answering raised, after the answers before it.
+        """
+        tasks: asyncio.Queue[tuple[asyncio.Task[bytes], int] | None] = asyncio.Queue()
+        reading = asyncio.ensure_future(self._read(messages, tasks))
+        stopping = asyncio.ensure_future(until)
+        stopping.add_done_callback(lambda _: reading.cancel())
+        try:
+            while entry := await tasks.get():
+                task, size_bytes = entry
+                answer = await task
+                self._largest_answer_bytes = max(self._largest_answer_bytes or 0, len(answer))
+                yield answer  # comes back when the transport has taken it
+                self._on_way -= 1
+                self._message_bytes -= size_bytes
+                self._delivered.set()
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.result()
+        finally:
+            stopping.cancel()
+            reading.cancel()
+            while not tasks.empty():
+                if entry := tasks.get_nowait():
+                    entry[0].cancel()
+
+    async def _read(
+        self,
+        messages: AsyncIterator[bytes],
+        tasks: "asyncio.Queue[tuple[asyncio.Task[bytes], int] | None]",
+    ) -> None:
+        try:
+            async for message in messages:
+                task = asyncio.create_task(self._answer(message))
+                tasks.put_nowait((task, len(message)))
+                self._on_way += 1
+                self._message_bytes += len(message)
+                while self._is_full():
+                    self._delivered.clear()
+                    await self._delivered.wait()
+        finally:
+            tasks.put_nowait(None)
+
+    def _is_full(self) -> bool:
+        if not self._on_way:  # a message larger than all that is allowed passes alone
+            return False
+        if self._largest_answer_bytes is None or self._on_way >= self._max_messages:
+            return True
+        expected_bytes = self._message_bytes + self._on_way * self._largest_answer_bytes
+        return expected_bytes >= self._max_bytes

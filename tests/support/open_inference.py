@@ -1,0 +1,35 @@
+"""Calls of inference.GRPCInferenceService without generated stubs: one function a call."""
+
+from typing import Any
+
+import grpc
+
+from convscope_proto.inference import grpc_service_pb2 as pb
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+
+def load(channel: grpc.Channel, name: str, **fields: object) -> None:
+    request = pb.RepositoryModelLoadRequest(model_name=name, **fields)  # type: ignore[arg-type]
+    _call(channel, "RepositoryModelLoad", request.SerializeToString())
+
+
+def unload(channel: grpc.Channel, name: str, **fields: object) -> None:
+    request = pb.RepositoryModelUnloadRequest(model_name=name, **fields)  # type: ignore[arg-type]
+    _call(channel, "RepositoryModelUnload", request.SerializeToString())
+
+
+def index(channel: grpc.Channel, repository_name: str = "") -> list[tuple[str, str, str, str]]:
+    """Name, version, state and reason of each entry."""
+    request = pb.RepositoryIndexRequest(repository_name=repository_name)
+    answer = _call(channel, "RepositoryIndex", request.SerializeToString())
+    return [
+        (model.name, model.version, model.state, model.reason)
+        for model in pb.RepositoryIndexResponse.FromString(answer).models
+    ]
+
+
+def _call(channel: grpc.Channel, method: str, message: bytes) -> bytes:
+    call: Any = channel.unary_unary(f"/{_SERVICE}/{method}")
+    answer: bytes = call(message, timeout=60)
+    return answer

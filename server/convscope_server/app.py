@@ -4,7 +4,9 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -25,26 +27,37 @@ from convscope_server.repository import Repository
 from convscope_server.repository_folder import RepositoryFolder
 from convscope_server.served_models import Models
 from convscope_server.servicers import classifier, health, open_inference_repository, reflection
-from convscope_server.transports.grpcio import GrpcioTransport
+from convscope_server.transports.transport import Transport
 from convscope_server.version_policy import VersionPolicy
 
 log = logging.getLogger(__name__)
 
 
-class Server:
-    """One server; use it as an async context manager, or call run().
+T = TypeVar("T", bound=Transport)
+
+
+class Server(Generic[T]):
+    """One server, whatever transport carries its calls: run(), or start() to stop().
 
     Attributes:
         port: Where gRPC listens, once started.
         metrics_port: Where HTTP listens, once started; not a worker's.
         lifecycle: Where the server stands.
+        transport: What carries its calls.
     """
 
-    def __init__(self, config: ServerConfig, *, is_worker: bool = False) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        transport: Callable[[ServerConfig, Dispatcher], T],
+        *,
+        is_worker: bool = False,
+    ) -> None:
         """Keep the settings; must be made on the event loop that it will run on.
 
         Args:
             config: The settings.
+            transport: Makes what carries calls to the dispatcher: a transport's class.
             is_worker: One of several that share config.port; HTTP and the metrics of
                 processes are the supervisor's then.
 
@@ -53,6 +66,9 @@ class Server:
         """
         self._made_s = time.perf_counter()
         self._config = config
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._grace_period_s = config.grace_period_s
         self.lifecycle = Lifecycle()
         self.port = config.port
         self.metrics_port = config.metrics_port
@@ -101,14 +117,7 @@ class Server:
             self._metrics,
             max_calls=config.max_concurrent_calls,
         )
-        self._transport = GrpcioTransport(
-            self._dispatcher,
-            max_message_bytes=config.max_message_bytes,
-            max_concurrent_streams=config.max_concurrent_streams,
-            keepalive_time_s=config.keepalive_time_s,
-            keepalive_timeout_s=config.keepalive_timeout_s,
-            shares_port=is_worker,
-        )
+        self.transport = transport(config, self._dispatcher)
         self._http = (
             None
             if is_worker
@@ -119,36 +128,40 @@ class Server:
             )
         )
 
+    def interrupt(self, signal_number: int) -> None:
+        """Do what a signal asks run() for: SIGTERM drains, SIGINT skips the grace period.
+
+        A second one waits for nothing. Must be called on the event loop.
+        """
+        if signal_number == signal.SIGINT or self._stop.is_set():
+            self._grace_period_s = 0  # whoever presses Ctrl-C is not a load balancer
+        if self._stop.is_set():
+            log.warning("second signal: not waiting for calls in flight")
+            self._hurry.set()
+        self._stop.set()
+
+    def take_signals(self) -> None:
+        """Let SIGTERM and SIGINT interrupt(), from before the models load.
+
+        Must be called on the event loop, in the main thread.
+        """
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, self.interrupt, signal_number)
+
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once.
+        """Serve until interrupt(), then drain.
 
         Raises:
             StartupError: The server could not start.
         """
-        stop = asyncio.Event()
-        grace_period_s = self._config.grace_period_s
-
-        def interrupted(signal_number: int) -> None:
-            nonlocal grace_period_s
-            if signal_number == signal.SIGINT or stop.is_set():
-                grace_period_s = 0  # whoever presses Ctrl-C is not a load balancer
-            if stop.is_set():
-                log.warning("second signal: not waiting for calls in flight")
-                impatient.set()
-            stop.set()
-
-        impatient = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        # Before the models load: a signal then must not kill a half-started server.
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, interrupted, signal_number)
         try:
             # Listening is no part of what a signal cuts short: half a transport cannot be
             # stopped. Ports first: one that is taken is told before the models take their time.
             if self._http:
                 await self._listen()
             loading = asyncio.ensure_future(self._load_models())
-            stopping = asyncio.ensure_future(stop.wait())
+            stopping = asyncio.ensure_future(self._stop.wait())
             await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 await loading
@@ -158,8 +171,8 @@ class Server:
                 loading.cancel()
                 await asyncio.gather(loading, return_exceptions=True)
                 return
-            draining = asyncio.ensure_future(self.drain(grace_period_s))
-            hurrying = asyncio.ensure_future(impatient.wait())
+            draining = asyncio.ensure_future(self.drain(self._grace_period_s))
+            hurrying = asyncio.ensure_future(self._hurry.wait())
             await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
             hurrying.cancel()
             draining.cancel()
@@ -179,7 +192,7 @@ class Server:
 
     async def _listen(self) -> None:
         config = self._config
-        self.port = await self._transport.start(config.host, config.port)
+        self.port = await self.transport.start(config.host, config.port)
         if self._http:
             self.metrics_port = self._http.start(config.metrics_host, config.metrics_port)
 
@@ -245,8 +258,11 @@ class Server:
         self._stop_polling()
         await asyncio.sleep(grace_period_s)
         self.lifecycle.advance(Phase.DRAINING)
+        await self.transport.drain()
         deadline_s = time.monotonic() + self._config.drain_timeout_s
-        while self._dispatcher.in_flight and time.monotonic() < deadline_s:
+        while (
+            self._dispatcher.in_flight or await self.transport.unsent()
+        ) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.01)
         if self._dispatcher.in_flight:
             log.warning(
@@ -260,8 +276,9 @@ class Server:
         served = self.lifecycle.phase is not Phase.STARTING
         self.lifecycle.advance(Phase.STOPPED)
         self._stop_polling()
-        # Time for Watch streams to end by themselves; nothing else is left by now.
-        await self._transport.stop(grace_s=0.1)
+        # Time for Watch streams to end by themselves; nothing else is left by now, but for
+        # streams that a client keeps open and calls that came this moment.
+        await self.transport.stop(grace_s=0.1 if self._hurry.is_set() else 1.0)
         await self._repository.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._http:

@@ -132,6 +132,24 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="Least severe log lines to write.",
 )
 @click.option(
+    "--transport",
+    type=click.Choice(["auto", "envoy", "grpcio"]),
+    default="auto",
+    help="What carries gRPC; auto is envoy where pyvoy is installed and there is one worker.",
+)
+@click.option(
+    "--tls-certificate", type=click.Path(path_type=Path), help="PEM file, with its chain."
+)
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of its private key.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    help="PEM file; clients must show a certificate that it signed.",
+)
+@click.option(
+    "--print-envoy-config", is_flag=True, help="Print what Envoy would be started with, and exit."
+)
+@click.option(
     "--print-config",
     is_flag=True,
     help="Print the settings as a file for --config, each with where it is from, and exit.",
@@ -143,6 +161,7 @@ def serve(
     models: Path | None,
     log_level: str,
     print_config: bool,
+    print_envoy_config: bool,
     **settings: Any,
 ) -> None:
     """Serve MODELS over gRPC until SIGTERM or Ctrl-C.
@@ -166,27 +185,17 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     # Here, not above: --help works without the server's packages.
-    import asyncio
-
+    from convscope_server import serving
     from convscope_server.config import ServerConfig, shipped_models
-    from convscope_server.errors import StartupError
+    from convscope_server.errors import ServerError
     from convscope_server.log import configure_logging
 
     configure_logging(log_level)
-
-    async def run() -> int:
-        # Not above: neither needs what the other one imports.
-        if config.workers > 1:
-            from convscope_server.supervisor import Supervisor
-
-            return await Supervisor(config, log_level).run()
-        from convscope_server.app import Server
-
-        await Server(config).run()
-        return 0
-
     try:
         config = ServerConfig(models=models or shipped_models(), **settings)
-        context.exit(asyncio.run(run()))
-    except StartupError as error:
+        if print_envoy_config:
+            click.echo(serving.envoy_config_text(config))
+        else:
+            context.exit(serving.serve(config, log_level))
+    except ServerError as error:
         raise click.ClickException(str(error)) from error

@@ -51,6 +51,11 @@ class ServerConfig:
         grace_period_s: After SIGTERM, how long calls are still taken while health
             already says NOT_SERVING, so that load balancers turn away first.
         drain_timeout_s: After that, how long calls in flight may take to finish.
+        transport: What carries gRPC: "envoy", "grpcio", or "auto", which is envoy
+            where pyvoy is installed.
+        tls_certificate, tls_key: PEM files, the certificate with its chain; without
+            them the port takes plain connections.
+        tls_client_ca: PEM file; clients must have a certificate that it signed.
     """
 
     models: Path
@@ -80,6 +85,10 @@ class ServerConfig:
     workers: int = 1
     grace_period_s: float = 2.0
     drain_timeout_s: float = 30.0
+    transport: str = "auto"
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
 
     def __post_init__(self) -> None:
         """Check what no flag's type checks.
@@ -120,3 +129,17 @@ class ServerConfig:
                 f"expected --workers 1 with --model-control explicit, got {self.workers}: "
                 "a caller's load or unload would reach one of them only"
             )
+        if self.workers > 1 and self.transport == "envoy":
+            raise StartupError(
+                f"expected --workers 1 with --transport envoy, got {self.workers}: "
+                "several workers take --transport grpcio"
+            )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise StartupError("expected --tls-certificate and --tls-key together, got one of them")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise StartupError("expected --tls-certificate and --tls-key with --tls-client-ca")
+        for name in ("tls_certificate", "tls_key", "tls_client_ca"):
+            file: Path | None = getattr(self, name)
+            if file is not None and not file.is_file():
+                flag = name.replace("_", "-")
+                raise StartupError(f"expected --{flag} to be a PEM file, found none at {file}")

@@ -50,8 +50,9 @@ class Dispatcher:
                 if call.deadline_s is None:
                     return await method.handle(message, call)
                 try:
-                    # The event loop's clock is time.monotonic, as deadlines are.
-                    async with asyncio.timeout_at(call.deadline_s) as deadline:
+                    # Not timeout_at: an event loop's clock need not be time.monotonic.
+                    remaining_s = call.deadline_s - time.monotonic()
+                    async with asyncio.timeout(remaining_s) as deadline:
                         return await method.handle(message, call)
                 except TimeoutError:
                     if not deadline.expired():
@@ -112,6 +113,8 @@ class Dispatcher:
 
 def failure_of(error: Exception, method: str) -> RpcFailure:
     """How a call, or a message of a stream, that raised this ends; logs what is our own fault."""
+    if isinstance(error, RpcFailure):  # a transport's, in the midst of a stream's messages
+        return error
     if isinstance(error, ServerError):
         failure = rpc_failure(error)
         if failure.code is Code.INTERNAL:

@@ -63,6 +63,10 @@ class StartupError(ServerError):
     """The server cannot start: a port is taken, or a folder holds no model."""
 
 
+class ProcessDied(ServerError):  # noqa: N818
+    """The process that serves ended, or hangs, and nobody asked it to."""
+
+
 class RepositoryUnreadable(ServerError):  # noqa: N818
     """The model repository is not there or cannot be listed; says nothing of its models."""
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import values
@@ -16,6 +17,7 @@ from convscope_server.app import Server
 from convscope_server.errors import StartupError
 from convscope_server.lifecycle import Phase
 from convscope_server.log import configure_logging
+from convscope_server.transports.grpcio import GrpcioTransport
 from convscope_server.worker_link import (
     BEAT,
     BEAT_INTERVAL_S,
@@ -48,7 +50,8 @@ def main() -> int:
 
 async def _serve(settings: WorkerSettings, supervisor: int) -> None:
     os.set_blocking(supervisor, False)
-    server = Server(settings.config, is_worker=True)
+    server = Server(settings.config, partial(GrpcioTransport, shares_port=True), is_worker=True)
+    server.take_signals()
     beating = asyncio.create_task(_beat(supervisor))
     telling = asyncio.create_task(_tell_ready(server, supervisor))
     try:
@@ -68,7 +71,7 @@ async def _beat(supervisor: int) -> None:
         await asyncio.sleep(BEAT_INTERVAL_S)
 
 
-async def _tell_ready(server: Server, supervisor: int) -> None:
+async def _tell_ready(server: Server[GrpcioTransport], supervisor: int) -> None:
     await server.lifecycle.left(Phase.STARTING)
     if server.lifecycle.phase is Phase.SERVING:
         os.write(supervisor, READY + b"\n")

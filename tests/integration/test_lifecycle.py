@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.servers import CONVSCOPE, server_process
+from support.servers import CONVSCOPE, TRANSPORTS, server_process
 from support.tiny_models import random_images, tiny_model, write_repository
 
 from convscope_proto.tensors import to_tensor
@@ -42,6 +42,14 @@ WORKERS = pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.fixture
 def models(tmp_path: Path) -> str:
     return str(write_repository(tmp_path))
+
+
+@pytest.fixture(autouse=True, params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every server of these tests is started over each."""
+    name: str = request.param
+    monkeypatch.setenv("CONVSCOPE_TRANSPORT", name)
+    return name
 
 
 @WORKERS

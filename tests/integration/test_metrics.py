@@ -1,12 +1,12 @@
 """/metrics as Prometheus reads it, compared with what a client sent."""
 
-import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from support.servers import RunningServer, running_server
+from support.exposition import Exposition
+from support.servers import TRANSPORTS, RunningServer, running_server
 from support.tiny_models import activations, random_images, write_repository
 
 from convscope_proto.tensors import to_tensor
@@ -16,25 +16,20 @@ from convscope_proto.v1 import classifier_pb2_grpc as pb_grpc
 CLASSIFY = {"grpc_service": "convscope.v1.Classifier", "grpc_method": "Classify"}
 
 
-def scrape(server: RunningServer) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    with urllib.request.urlopen(f"{server.http}/metrics", timeout=10) as answer:  # noqa: S310
-        text = answer.read().decode()
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+def scrape(server: RunningServer) -> Mapping[tuple[str, frozenset[tuple[str, str]]], float]:
+    return Exposition.of(server.http).samples
 
 
 def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(labels.items())
 
 
-def test_the_metrics_are_what_the_client_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_metrics_are_what_the_client_sent(tmp_path: Path, transport: str) -> None:
     images = random_images(3)
     model = {"model": "tiny", "version": "1"}
     with (
-        running_server(write_repository(tmp_path)) as server,
+        running_server(write_repository(tmp_path), transport) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = pb_grpc.ClassifierStub(channel)

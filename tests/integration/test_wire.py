@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from PIL import Image
-from support.servers import RunningServer, running_server
+from support.servers import TRANSPORTS, RunningServer, running_server
 from support.tiny_models import LABELS, activations, random_images, tiny_model, write_repository
 
 from convscope_proto.tensors import from_tensor, to_tensor
@@ -23,11 +23,15 @@ from convscope_proto.v1 import classifier_pb2_grpc as pb_grpc
 from convscope_server.errors import StartupError
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
     models = write_repository(tmp_path_factory.mktemp("models"))
     write_repository(models, "foreign", "3", tiny_model(metadata=False))
-    with running_server(models, default_model="tiny", max_message_bytes=1 << 20) as server:
+    with running_server(
+        models, request.param, default_model="tiny", max_message_bytes=1 << 20
+    ) as server:
         yield server
 
 
@@ -380,11 +384,11 @@ def test_starting_a_second_server_on_a_taken_port_fails_with_one_line(
     models = write_repository(tmp_path)
     with (
         pytest.raises(StartupError, match=r"127\.0\.0\.1:\d+.*taken.*--port"),
-        running_server(models, port=server.server.port),
+        running_server(models, port=server.port),
     ):
         pass
     with (
         pytest.raises(StartupError, match=r"Address already in use.*--metrics-port"),
-        running_server(models, metrics_port=server.server.metrics_port),
+        running_server(models, metrics_port=server.metrics_port),
     ):
         pass

@@ -1,7 +1,8 @@
-"""A real server on free ports, on an event loop of its own in a thread of its own."""
+"""Real servers on free ports: in this process, or as `convscope serve`, over either transport."""
 
 import asyncio
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -11,29 +12,58 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from convscope_server import envoy_launcher
 from convscope_server.app import Server
 from convscope_server.config import ServerConfig
+from convscope_server.transports.grpcio import GrpcioTransport
+
+_WHY_NOT_ENVOY = envoy_launcher.why_not()
+# Wire tests run over both: what differs is a defect of one.
+TRANSPORTS = (
+    pytest.param("grpcio"),
+    pytest.param("envoy", marks=pytest.mark.skipif(bool(_WHY_NOT_ENVOY), reason=_WHY_NOT_ENVOY)),
+)
 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that is ready; address and metrics_url reach it."""
+    """A server that is ready.
 
-    server: Server
-    loop: asyncio.AbstractEventLoop
+    Attributes:
+        address: Where it takes gRPC, HOST:PORT.
+        http: Where it takes HTTP, http://HOST:PORT.
+    """
+
+    address: str
+    http: str
 
     @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.server.port}"
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
 
     @property
-    def http(self) -> str:
-        return f"http://127.0.0.1:{self.server.metrics_port}"
+    def metrics_port(self) -> int:
+        return int(self.http.rpartition(":")[2])
 
 
 @contextmanager
-def running_server(models: Path, **settings: Any) -> Iterator[RunningServer]:
-    """Serve a model folder on free ports; stops at the end."""
+def running_server(
+    models: Path, transport: str = "grpcio", **settings: Any
+) -> Iterator[RunningServer]:
+    """Serve a model folder on free ports; stops at the end.
+
+    Over grpcio on an event loop in a thread of this process; over Envoy, which is
+    a process of its own, as `convscope serve`.
+    """
+    if transport == "envoy":
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        with server_process(str(models), "--transport=envoy", *flags) as process:
+            yield RunningServer(process.address, process.http)
+            process.process.send_signal(signal.SIGINT)
+            assert process.wait_until_ended() == 0, process.log
+        return
     config = ServerConfig(models=models, **{"port": 0, "metrics_port": 0, **settings})
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="test-server")
@@ -42,14 +72,16 @@ def running_server(models: Path, **settings: Any) -> Iterator[RunningServer]:
     def wait(coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
 
-    async def make() -> Server:
-        return Server(config)
+    async def make() -> Server[GrpcioTransport]:
+        return Server(config, GrpcioTransport)
 
     try:
         server = wait(make())
         try:
             wait(server.start())
-            yield RunningServer(server, loop)
+            yield RunningServer(
+                f"127.0.0.1:{server.port}", f"http://127.0.0.1:{server.metrics_port}"
+            )
         finally:
             wait(server.stop())
     finally:

@@ -4,8 +4,8 @@ import pytest
 from convscope_server import errors
 from convscope_server.status import CODES, Code, rpc_failure
 
-# It ends the process; no call ever meets it.
-_NEVER_ON_THE_WIRE = {errors.StartupError}
+# These end the process; no call ever meets them.
+_NEVER_ON_THE_WIRE = {errors.ProcessDied, errors.StartupError}
 
 
 def test_every_domain_error_has_a_code() -> None:

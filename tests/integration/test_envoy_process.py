@@ -1,0 +1,142 @@
+"""The two processes of `convscope serve --transport envoy`, and one without the other."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from support.servers import CONVSCOPE, server_process
+from support.tiny_models import write_repository
+
+from convscope_proto.v1 import classifier_pb2 as pb
+from convscope_proto.v1 import classifier_pb2_grpc as pb_grpc
+from convscope_server import envoy_launcher, serving
+from convscope_server.config import ServerConfig
+from convscope_server.errors import StartupError
+
+# Where pyvoy has wheels and /proc shows the child; there it must run.
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="Envoy with Python inside runs on Linux, and /proc shows its process",
+)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> str:
+    return str(write_repository(tmp_path / "models"))
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where servers keep their temporary files; not tmp_path, since sockets need short names."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def envoy_of(launcher: int) -> int:
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    (child,) = map(int, children)
+    return child
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie: whoever inherits it here may not reap it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def test_an_end_with_a_signal_leaves_no_process_and_no_file(models: str, folders: Path) -> None:
+    with server_process(models, "--transport=envoy", "--grace-period-s=0") as server:
+        envoy = envoy_of(server.process.pid)
+        assert list(folders.iterdir())
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_until_ended() == 0
+    assert not is_running(envoy)
+    assert not list(folders.iterdir())
+
+
+def test_when_envoy_is_killed_the_launcher_says_so_and_fails(models: str, folders: Path) -> None:
+    with server_process(models, "--transport=envoy") as server:
+        os.kill(envoy_of(server.process.pid), signal.SIGKILL)
+        assert server.wait_until_ended() == 1
+    assert server.log[-1].startswith("Error: the server's process ended by itself, killed by SIGK")
+    assert not list(folders.iterdir())
+
+
+def test_when_the_launcher_is_killed_envoy_goes_with_it(models: str, folders: Path) -> None:
+    with server_process(models, "--transport=envoy") as server:
+        envoy = envoy_of(server.process.pid)
+        server.process.kill()
+        server.wait_until_ended()
+        while is_running(envoy):
+            time.sleep(0.01)
+    assert not list(folders.iterdir())
+    port = server.address.rpartition(":")[2]
+    with server_process(models, "--transport=envoy", f"--port={port}"):
+        pass  # the port is free again
+
+
+def test_a_hung_server_is_killed(models: str, folders: Path) -> None:
+    """SIGSTOP is the perfect hang: nothing answers, and nothing ends."""
+    quick = (
+        "import convscope_server.envoy_launcher as launcher\n"
+        "launcher._PING_INTERVAL_S = 0.5\n"
+        "from convscope_client.cli.main import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", quick, "serve", models, "--transport=envoy"]
+    command += ["--port=0", "--metrics-port=0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("ready after" in line for line in process.stderr)
+        envoy = envoy_of(process.pid)
+        os.kill(envoy, signal.SIGSTOP)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Error: the server hung" in rest
+    assert not is_running(envoy)
+
+
+def test_a_relative_model_folder_is_where_the_server_was_started(
+    models: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(models).parent)
+    with (
+        server_process("models", "--transport=envoy") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        listed = pb_grpc.ClassifierStub(channel).ListModels(pb.ListModelsRequest(), timeout=10)
+        assert listed.default_model_name == "tiny"
+
+
+def test_the_configuration_is_printed_whole() -> None:
+    printed = subprocess.run(
+        [CONVSCOPE, "serve", "--print-envoy-config", "--port=1234"],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    (listener,) = json.loads(printed.stdout)["static_resources"]["listeners"]
+    assert listener["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 1234}
+    assert listener["enable_reuse_port"] is False
+
+
+def test_auto_is_envoy_where_it_can_run_and_else_grpcio(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ServerConfig(models=Path())
+    assert serving.transport_of(config) == "envoy"
+    monkeypatch.setattr(envoy_launcher, "find_spec", lambda name: None)
+    assert serving.transport_of(config) == "grpcio"
+    with pytest.raises(StartupError, match="expected pyvoy, which is not installed: pip install"):
+        serving.serve(ServerConfig(models=Path(), transport="envoy"), "info")

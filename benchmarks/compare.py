@@ -65,9 +65,13 @@ def processor_s(process_id: int) -> float:
 
 async def load(
     address: str, message: bytes, in_flight: int, connections: int, seconds: float
-) -> list[float]:
-    """Closed loop: the seconds that each call took, calls of the first tenth left out."""
+) -> tuple[list[float], int]:
+    """Closed loop: the seconds that each call took, calls of the first tenth left out.
+
+    And how many calls there were with those.
+    """
     durations: list[float] = []
+    count = 0
     started_s = time.perf_counter()
     measured_s, ends_s = started_s + seconds * 0.1, started_s + seconds * 1.1
 
@@ -81,14 +85,16 @@ async def load(
             calls.append(channel.unary_unary(METHOD))
 
         async def caller(number: int) -> None:
+            nonlocal count
             call = calls[number % connections]
             while (began_s := time.perf_counter()) < ends_s:
                 await call(message)
+                count += 1
                 if began_s >= measured_s:
                     durations.append(time.perf_counter() - began_s)
 
         await asyncio.gather(*(caller(number) for number in range(in_flight)))
-    return durations
+    return durations, count
 
 
 def request(address: str, rows: int) -> bytes:
@@ -146,9 +152,8 @@ def measure(
     """The seconds of each call, and the processor seconds of the server for each."""
     address, process_id = server
     before_s = processor_s(process_id)
-    durations = asyncio.run(load(address, message, in_flight, connections, seconds))
-    # The time that is not measured is a tenth more.
-    return durations, (processor_s(process_id) - before_s) / (len(durations) * 1.1)
+    durations, count = asyncio.run(load(address, message, in_flight, connections, seconds))
+    return durations, (processor_s(process_id) - before_s) / count
 
 
 def row(

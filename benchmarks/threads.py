@@ -1,10 +1,11 @@
 """Threads and processors: a model that takes milliseconds, ONNX Runtime's spinning, raw speed.
 
-    python benchmarks/threads.py model vgg.onnx
+    python benchmarks/threads.py model vgg.onnx [--width 2]
     python benchmarks/threads.py serve session.intra_op.allow_spinning=1 vgg.onnx
     python benchmarks/threads.py raw vgg.onnx [--rounds 7] [--seconds 3]
 
-`model` writes a VGG-like model of 153 M multiply-adds for 32x32 images, weights random.
+`model` writes a VGG-like model of 153 M multiply-adds for 32x32 images, weights random;
+twice as wide it has four times as many.
 `serve` is `convscope serve` with other configuration entries of ONNX Runtime's sessions,
 for compare.py; `,` between several. `raw` compares, in turn, one connection with 32
 single-image calls in flight to ONNX Runtime itself in a loop on the same processors.
@@ -29,7 +30,7 @@ LAYERS = (64, 64, 0, 128, 128, 0, 256, 256, 0)
 RAW_BATCH_SIZE = 32
 
 
-def write_model(path: Path) -> None:
+def write_model(path: Path, width_factor: int) -> None:
     """Write the model: uint8 images (N, 32, 32, 3) to scores and probabilities (N, 10)."""
     rng = np.random.default_rng(0)
     nodes = [
@@ -44,8 +45,8 @@ def write_model(path: Path) -> None:
         return name
 
     tensor, depth = "pixels", 3
-    for number, width in enumerate(LAYERS):
-        name = f"layer{number}"
+    for number, layer_width in enumerate(LAYERS):
+        name, width = f"layer{number}", layer_width * width_factor
         if width:
             kernel = weight(f"{name}.w", width, depth, 3, 3)
             nodes.append(helper.make_node("Conv", [tensor, kernel], [f"{name}.c"], pads=[1] * 4))
@@ -141,11 +142,12 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["model", "serve", "raw"])
     parser.add_argument("model", type=Path)
+    parser.add_argument("--width", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3)
     options = parser.parse_args()
     if options.what == "model":
-        write_model(options.model)
+        write_model(options.model, options.width)
     else:
         compare_with_raw(options.model, options.rounds, options.seconds)
 

@@ -34,17 +34,20 @@ def get(port: int, path: str) -> tuple[int, str]:
 def test_metrics_readiness_and_liveness(loop: asyncio.AbstractEventLoop) -> None:
     registry = CollectorRegistry()
     Counter("things", "Things.", registry=registry).inc(3)
-    ready = True
-    server = HttpServer(registry, is_ready=lambda: ready, loop=loop)
+    ready, hung = True, ""
+    server = HttpServer(registry, is_ready=lambda: ready, loop=loop, hung=lambda: hung)
     port = server.start("127.0.0.1", 0)
     try:
         status, text = get(port, "/metrics")
         assert (status, "things_total 3.0" in text) == (200, True)
+        assert "\nconvscope_ready 1.0\n" in text
         assert get(port, "/readyz") == (200, "ready\n")
         assert get(port, "/healthz") == (200, "alive\n")
         assert get(port, "/other") == (404, "expected /metrics, /healthz or /readyz\n")
-        ready = False
+        ready, hung = False, "worker 2"
         assert get(port, "/readyz") == (503, "not ready\n")
+        assert "\nconvscope_ready 0.0\n" in get(port, "/metrics")[1]
+        assert get(port, "/healthz") == (503, "worker 2 hangs\n")
     finally:
         server.stop()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from convscope_client.feature_request import FeatureRequest
     from convscope_client.health import ServingStatus
     from convscope_client.images import ImageLike
-    from convscope_client.models import ImageInput, Layer, Model, ModelList, Volume
+    from convscope_client.models import FloatInput, ImageInput, Layer, Model, ModelList, Volume
     from convscope_client.results import (
         Classification,
         ClassifyResult,
@@ -45,6 +45,7 @@ __all__ = [
     "DeadlineExceeded",
     "FeatureMap",
     "FeatureRequest",
+    "FloatInput",
     "ImageInput",
     "ImageLike",
     "InvalidRequest",
@@ -84,7 +85,7 @@ _NAMES_BY_MODULE = {
     "feature_request": ("FeatureRequest",),
     "health": ("ServingStatus",),
     "images": ("ImageLike",),
-    "models": ("ImageInput", "Layer", "Model", "ModelList", "Volume"),
+    "models": ("FloatInput", "ImageInput", "Layer", "Model", "ModelList", "Volume"),
     "results": ("ClassScore", "Classification", "ClassifyResult", "FeatureMap", "Timings"),
 }
 _MODULES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}

@@ -19,22 +19,24 @@ from convscope_client.errors import InvalidRequest
 if TYPE_CHECKING:
     from PIL import Image
 
-UInt8Array = npt.NDArray[np.uint8]
-# A picture file's path or its bytes, a PIL image, or pixels: uint8 (H, W, 3) RGB
-# 0-255 of the model's size; (N, H, W, 3) for N images at once.
+PixelArray = npt.NDArray[np.uint8] | npt.NDArray[np.float16] | npt.NDArray[np.float32]
+# A picture file's path or its bytes, a PIL image, or pixels: uint8 (H, W, C), C 3 for
+# RGB and 1 for grey, 0-255, of the model's size; (N, H, W, C) for N images at once.
+# Or float32 or float16 as the model's own input is (ImageInput.float_input).
 ImageLike: TypeAlias = Union[
-    str, os.PathLike[str], bytes, bytearray, memoryview, "Image.Image", UInt8Array
+    str, os.PathLike[str], bytes, bytearray, memoryview, "Image.Image", PixelArray
 ]
 
 _EXPECTED = (
-    "a path, the bytes of a picture file, a PIL image, or a numpy array of uint8 (H, W, 3), "
-    "(N, H, W, 3) for several, or a list of these"
+    "a path, the bytes of a picture file, a PIL image, or a numpy array of uint8 (H, W, 3) or "
+    "(H, W, 1), one dimension more for several, or a list of these"
 )
+_DTYPES = (np.dtype(np.uint8), np.dtype(np.float16), np.dtype(np.float32))
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
-def read_images(images: ImageLike | Sequence[ImageLike]) -> UInt8Array | list[bytes]:
-    """What travels for these images: pixels (N, H, W, 3), or N picture files.
+def read_images(images: ImageLike | Sequence[ImageLike]) -> PixelArray | list[bytes]:
+    """What travels for these images: pixels of N images, or N picture files.
 
     Paths, bytes and PIL images may stand in one list; arrays only among arrays
     of one shape, since a request carries pixels or files.
@@ -57,10 +59,12 @@ def read_images(images: ImageLike | Sequence[ImageLike]) -> UInt8Array | list[by
             f"expected all images as arrays or none, got {len(arrays)} of {len(images)}"
         )
     for index, array in enumerate(arrays):
-        if array.dtype != np.uint8 or array.ndim != 3 or array.shape != arrays[0].shape:
-            first = arrays[0].shape if arrays[0].ndim == 3 else "(H, W, 3)"
+        first = arrays[0]
+        if array.ndim != 3 or (array.dtype, array.shape) != (first.dtype, first.shape):
+            dtype = first.dtype if first.dtype in _DTYPES else "uint8"
+            shape = first.shape if first.ndim == 3 else "(H, W, 3)"
             raise InvalidRequest(
-                f"image {index}: expected uint8 {first} as all of a list, "
+                f"image {index}: expected {dtype} {shape} as all of a list, "
                 f"got {array.dtype} {array.shape}"
             )
     return _pixels(np.stack(arrays))
@@ -71,10 +75,13 @@ def blocks(images: Any) -> bool:
     return not isinstance(images, (np.ndarray, bytes))
 
 
-def _pixels(array: npt.NDArray[Any]) -> UInt8Array:
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
+def _pixels(array: npt.NDArray[Any]) -> PixelArray:
+    # The model knows in which order a float input's dimensions are.
+    is_picture = array.dtype != np.uint8 or array.shape[-1:] in ((1,), (3,))
+    if array.dtype not in _DTYPES or array.ndim not in (3, 4) or not is_picture:
         raise InvalidRequest(
-            f"expected an array of uint8 (H, W, 3) or (N, H, W, 3), got {array.dtype} {array.shape}"
+            "expected an array of uint8 (H, W, C) or (N, H, W, C) with C of 3 or 1, or of float32 "
+            f"or float16 as the model's own input is, got {array.dtype} {array.shape}"
         )
     if not array.size:
         raise InvalidRequest(f"expected at least one pixel, got an array of shape {array.shape}")

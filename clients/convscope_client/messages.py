@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from convscope_client.errors import InvalidRequest, ServerError
 from convscope_client.feature_request import FeatureRequest, Features, feature_requests
-from convscope_client.images import UInt8Array
-from convscope_client.models import ImageInput, Layer, Model, ModelList, Volume
+from convscope_client.images import PixelArray
+from convscope_client.models import FloatInput, ImageInput, Layer, Model, ModelList, Volume
 from convscope_client.results import (
     Classification,
     ClassifyResult,
@@ -33,7 +33,7 @@ _REDUCTIONS: dict[str | None, pb.Reduction.ValueType] = {
 
 
 def classify_request(
-    images: UInt8Array | list[bytes],
+    images: PixelArray | list[bytes],
     *,
     top_k: int,
     features: Features | None,
@@ -110,6 +110,7 @@ def model(message: pb.Model) -> Model:
             channels=message.input.channels,
             mean=tuple(message.input.mean),
             std=tuple(message.input.std),
+            float_input=_float_input(message.input),
         ),
         labels=tuple(message.labels),
         layers=tuple(map(_layer, message.layers)),
@@ -224,6 +225,16 @@ def _array(tensor: pb.Tensor) -> npt.NDArray[np.generic]:
         return from_tensor(tensor)
     except TensorError as error:
         raise ServerError(f"the server's answer cannot be read: {error}") from error
+
+
+def _float_input(message: pb.ImageInput) -> FloatInput | None:
+    if not message.HasField("float_input"):
+        return None
+    own = message.float_input
+    names = {wire: name for name, wire in _DTYPES.items()}
+    return FloatInput(
+        dtype=names.get(own.dtype, str(own.dtype)), layout=own.layout, shape=tuple(own.shape)
+    )
 
 
 def _layer(message: pb.Layer) -> Layer:

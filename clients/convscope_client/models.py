@@ -49,16 +49,32 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class FloatInput:
+    """What a model's graph itself takes, where that is float: an array of it goes in untouched.
+
+    Attributes:
+        dtype: "float32" or "float16".
+        layout: "NCHW" or "NHWC".
+        shape: Of one image: (C, H, W) or (H, W, C).
+    """
+
+    dtype: str
+    layout: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ImageInput:
-    """What a model takes: uint8 RGB images, 0-255, of one size.
+    """What a model takes: uint8 images, 0-255, of one size.
 
     Attributes:
         height: In pixels.
         width: In pixels.
-        channels: 3 for RGB.
+        channels: 3 for RGB, 1 for grey.
         mean: Per channel, of pixels scaled to 0-1; the model subtracts it itself.
             Empty if the file does not tell.
         std: Per channel; the model divides by it itself.
+        float_input: What its graph itself takes; None if that is pixels.
     """
 
     height: int
@@ -66,6 +82,7 @@ class ImageInput:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    float_input: FloatInput | None = None
 
 
 @dataclass(frozen=True, slots=True)

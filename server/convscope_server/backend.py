@@ -63,11 +63,13 @@ class NativeInput:
 
     Attributes:
         dtype: "float32" or "float16".
+        layout: "NCHW" or "NHWC".
         shape: Of one image: (C, H, W) or (H, W, C).
     """
 
     name: str
     dtype: str
+    layout: str
     shape: tuple[int, ...]
 
 

@@ -289,6 +289,11 @@ def describe(
         execution_provider=execution_provider,
         metadata=dict(info.metadata),
     )
+    if info.native:
+        own = model.input.float_input
+        own.dtype = pb.DATA_TYPE_FLOAT16 if info.native.dtype == "float16" else pb.DATA_TYPE_FLOAT32
+        own.layout = info.native.layout
+        own.shape.extend(info.native.shape)
     for layer in info.layers:
         volume = layer.volume
         model.layers.add(

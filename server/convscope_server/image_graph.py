@@ -96,7 +96,7 @@ class ImageGraph:
         """The graph's own input where that is of floats."""
         if self.own.dtype == "uint8":
             return None
-        return NativeInput(self.own.value.name, self.own.dtype, self.own.shape)
+        return NativeInput(self.own.value.name, self.own.dtype, self.own.axes, self.own.shape)
 
     def assemble(self, *, native: bool = False) -> onnx.ModelProto:
         """The whole model, with scores and probabilities as its only outputs.

@@ -28,6 +28,7 @@ def check_is_safe(proto: onnx.ModelProto) -> None:
     graph = proto.graph
     if len(graph.node) > MAX_NODE_COUNT:
         raise ModelError(f"expected at most {MAX_NODE_COUNT} nodes, got {len(graph.node)}")
+    _check_text(proto)
     if proto.functions:
         raise ModelError("expected a model without local functions: inline them")
     if graph.sparse_initializer:
@@ -46,6 +47,19 @@ def check_is_safe(proto: onnx.ModelProto) -> None:
                 raise ModelError(f"expected no sub-graphs, got one in {node.op_type}")
     _check_names(graph)
     check_sizes(graph)
+
+
+def _check_text(proto: onnx.ModelProto) -> None:
+    """Names that are not UTF-8 are handed out as bytes by protobuf."""
+    graph = proto.graph
+    names = [value.name for value in (*graph.input, *graph.output)]
+    names += [tensor.name for tensor in graph.initializer]
+    names += [text for entry in proto.metadata_props for text in (entry.key, entry.value)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    for name in names:
+        if not isinstance(name, str):
+            raise ModelError(f"expected names and metadata in UTF-8, got {name!r:.80}")
 
 
 def check_sizes(graph: onnx.GraphProto) -> None:

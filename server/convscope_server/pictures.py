@@ -38,8 +38,7 @@ def decode_all(
         if gone and gone.is_set():
             break
         try:
-            image = decode(picture, height, width, max_pixels=max_pixels)
-            images[index] = image if channels == 3 else _to_grey(image)
+            images[index] = decode(picture, height, width, channels, max_pixels=max_pixels)
         except InvalidRequest as error:
             if len(pictures) == 1:
                 raise
@@ -47,17 +46,21 @@ def decode_all(
     return images
 
 
-def decode(picture: bytes, height: int, width: int, *, max_pixels: int) -> UInt8Array:
-    """Decode a picture to uint8, (height, width, 3), RGB, 0-255.
+def decode(
+    picture: bytes, height: int, width: int, channels: int = 3, *, max_pixels: int
+) -> UInt8Array:
+    """Decode a picture to uint8, (height, width, channels), RGB or grey, 0-255.
 
-    The EXIF orientation is applied, transparency composited onto white, then the
-    picture is scaled (bicubic, antialiased) so that it just covers the model's
+    The EXIF orientation is applied, transparency composited onto white, colours
+    turned into grey where the model takes grey (ITU-R BT.601 luma, Pillow's "L"), then
+    the picture is scaled (bicubic, antialiased) so that it just covers the model's
     input, and the centre is cut out. Of an animation, the first frame is taken.
 
     Args:
         picture: A JPEG, PNG, WebP, GIF or BMP file.
         height: Of the model's input.
         width: Of the model's input.
+        channels: Of the model's input: 3 for RGB, 1 for grey.
         max_pixels: Larger pictures are refused before their pixels are decoded.
 
     Raises:
@@ -74,9 +77,9 @@ def decode(picture: bytes, height: int, width: int, *, max_pixels: int) -> UInt8
                 )
             image.load()
             upright = ImageOps.exif_transpose(image)
-            return np.asarray(
-                ImageOps.fit(_to_rgb(upright), (width, height), Image.Resampling.BICUBIC)
-            )
+            colors = _to_rgb(upright) if channels == 3 else _to_rgb(upright).convert("L")
+            fitting = ImageOps.fit(colors, (width, height), Image.Resampling.BICUBIC)
+            return np.asarray(fitting).reshape(height, width, channels)
     except (InvalidRequest, MemoryError):  # memory is not the picture's fault
         raise
     except UnidentifiedImageError:
@@ -85,10 +88,6 @@ def decode(picture: bytes, height: int, width: int, *, max_pixels: int) -> UInt8
         ) from None
     except Exception as error:  # decoders raise anything on broken files: OSError, SyntaxError, …
         raise InvalidRequest(f"the picture cannot be decoded: {error}") from error
-
-
-def _to_grey(image: UInt8Array) -> UInt8Array:
-    return np.asarray(Image.fromarray(image).convert("L"))[:, :, None]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -31,6 +31,9 @@ _NOTATION = re.compile(r"^\s*INPUT\b|->|→")
 _ACTIVATION_BYTES = 4
 # Between columns, in characters, beside the one that the table itself needs.
 _GAPS = (2, 1, 0)
+# Of a network with more layers, these many from both ends are shown.
+_MOST_LAYERS = 48
+_LAST_LAYERS = 12
 
 
 class _Describer(Protocol):
@@ -50,6 +53,7 @@ def _describer(kind: str) -> _Describer:
 @click.command(context_settings=SETTINGS)
 @click.argument("model", default="", metavar="[MODEL|NOTATION]")
 @click.option("--preset", metavar="NAME", help="Describe a preset's architecture.")
+@click.option("--all", "all_layers", is_flag=True, help="Show all layers, however many there are.")
 @json_option
 @model_version_option
 @address_option
@@ -57,6 +61,7 @@ def _describer(kind: str) -> _Describer:
 def describe(
     model: str,
     preset: str | None,
+    all_layers: bool,
     as_json: bool,
     model_version: str,
     address: str,
@@ -79,26 +84,20 @@ def describe(
     elif _NOTATION.search(model):
         _describer("notation")(model, as_json=as_json)
     else:
-        _describe_model(model, as_json, version=model_version, address=address, timeout_s=timeout_s)
+        from convscope_client.client import Client
+
+        with reported(), Client(address) as client:
+            described = client.describe(model, model_version, timeout_s=timeout_s)
+        if as_json:
+            import json
+            from dataclasses import asdict
+
+            click.echo(json.dumps(asdict(described), ensure_ascii=False, indent=2))
+        else:
+            _show(described, all_layers)
 
 
-def _describe_model(
-    model: str, as_json: bool, *, version: str, address: str, timeout_s: float
-) -> None:
-    from convscope_client.client import Client
-
-    with reported(), Client(address) as client:
-        described = client.describe(model, version, timeout_s=timeout_s)
-    if as_json:
-        import json
-        from dataclasses import asdict
-
-        click.echo(json.dumps(asdict(described), ensure_ascii=False, indent=2))
-    else:
-        _show(described)
-
-
-def _show(model: "Model") -> None:
+def _show(model: "Model", all_layers: bool) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -113,7 +112,7 @@ def _show(model: "Model") -> None:
             console.print(Text(line))
     console.print()
     # The roomiest table that the terminal can take.
-    tables = [_layers(model, gap) for gap in _GAPS]
+    tables = [_layers(model, gap, all_layers) for gap in _GAPS]
     unbounded = console.options.update_width(10_000)
     widths = [console.measure(table, options=unbounded).maximum for table in tables]
     fitting = (table for table, width in zip(tables, widths, strict=True) if width <= console.width)
@@ -125,7 +124,7 @@ def _show(model: "Model") -> None:
     console.print(facts)
 
 
-def _layers(model: "Model", gap: int) -> "Table":
+def _layers(model: "Model", gap: int, all_layers: bool) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -146,24 +145,37 @@ def _layers(model: "Model", gap: int) -> "Table":
     activations = sum(volume.activation_count for volume in volumes)
     total_weights = sum(layer.weight_count for layer in model.layers)
     total_biases = sum(layer.bias_count for layer in model.layers)
-    table.add_column("layer", "total", no_wrap=True)
+    # A tensor's name, which is what a foreign model's layers have, may be longer than a line.
+    table.add_column("layer", "total", overflow="fold")
     table.add_column("", overflow="fold")
     table.add_column("output", justify="right", no_wrap=True)
-    table.add_column("weights", _number(total_weights), justify="right", no_wrap=True)
-    table.add_column("biases", _number(total_biases), justify="right", no_wrap=True)
-    table.add_column(
-        "multiply-adds", _number(model.multiply_add_count), justify="right", no_wrap=True
-    )
+    numbers = {
+        "weights": (total_weights, [layer.weight_count for layer in model.layers]),
+        "biases": (total_biases, [layer.bias_count for layer in model.layers]),
+        "multiply-adds": (
+            model.multiply_add_count,
+            [layer.multiply_add_count for layer in model.layers],
+        ),
+    }
+    # A file without metadata tells none of them.
+    told = {name: counts for name, (total, counts) in numbers.items() if total or any(counts)}
+    for name in told:
+        table.add_column(name, _number(numbers[name][0]), justify="right", no_wrap=True)
     table.add_column("memory", _memory(activations), justify="right", no_wrap=True)
     table.add_row("input", "", str(Volume(shape.channels, shape.height, shape.width)))
-    for layer in model.layers:
+    left_out = range(0)
+    if len(model.layers) > _MOST_LAYERS and not all_layers:
+        left_out = range(_MOST_LAYERS - _LAST_LAYERS, len(model.layers) - _LAST_LAYERS)
+    for index, layer in enumerate(model.layers):
+        if index in left_out:
+            if index == left_out.start:
+                table.add_row("...", f"{len(left_out)} more: --all shows them")
+            continue
         table.add_row(
             Text(layer.name, "bold"),
             Text(layer.notation or layer.kind),
             str(layer.volume),
-            _number(layer.weight_count),
-            _number(layer.bias_count),
-            _number(layer.multiply_add_count),
+            *(_number(counts[index]) for counts in told.values()),
             _memory(layer.volume.activation_count),
         )
     return table

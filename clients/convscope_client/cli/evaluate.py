@@ -119,10 +119,12 @@ def _check_fits(model: "Model") -> None:
             f"{model.state}, {model.state_reason}"
         )
     shape = model.input
-    if (shape.height, shape.width, len(model.labels)) != (SIDE, SIDE, CLASS_COUNT):
+    got = (shape.height, shape.width, shape.channels, len(model.labels))
+    if got != (SIDE, SIDE, 3, CLASS_COUNT):
         raise InvalidRequest(
-            f"expected a model for CIFAR-10: {SIDE} x {SIDE} pixels and {CLASS_COUNT} classes, "
-            f"got {model.name}: {shape.height} x {shape.width} and {len(model.labels)}"
+            f"expected a model for CIFAR-10: {SIDE} x {SIDE} pixels, 3 channels, {CLASS_COUNT} "
+            f"classes, got {model.name}: {shape.height} x {shape.width}, {shape.channels} channels "
+            f"and {len(model.labels)} classes"
         )
 
 

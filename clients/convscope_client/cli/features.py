@@ -73,7 +73,7 @@ def features(
     refused = 0
     with reported(), Client(address) as client:
         described = client.describe(model, model_version, timeout_s=timeout_s)
-        wanted = [name for name in layers.split(",") if name] or _chosen(described)
+        wanted = _named(layers, described) or _chosen(described)
         for picture, path in zip(pictures, paths, strict=True):
             try:
                 # Read once: what is drawn is what was sent.
@@ -117,6 +117,13 @@ def _output_paths(pictures: Sequence[str], output: str) -> list[Path]:
         if path.is_dir():
             raise Failure(f"expected a file to write, got the directory {path}", ExitCode.REJECTED)
     return paths
+
+
+def _named(layers: str, model: "Model") -> list[str]:
+    """The names and patterns with commas between them; one layer's name may hold commas itself."""
+    if any(layer.name == layers for layer in model.layers):
+        return [layers]
+    return [name for name in layers.split(",") if name]
 
 
 def _chosen(model: "Model") -> list[str]:

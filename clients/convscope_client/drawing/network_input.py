@@ -4,13 +4,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
-def network_input(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The picture as RGB, height x width, by the rule of classifier.proto.
+def network_input(picture: Image.Image, height: int, width: int, channels: int = 3) -> Image.Image:
+    """The picture as RGB, or as "L" for one channel, by the rule of classifier.proto.
 
-    The EXIF orientation is applied, transparency composited onto white, then the
-    picture is scaled (bicubic, antialiased) so that it just covers the model's
-    input, and the centre is cut out. The server does the same; this is for people
-    to see what it did.
+    The EXIF orientation is applied, transparency composited onto white, colours turned
+    into grey where the model takes grey, then the picture is scaled (bicubic,
+    antialiased) so that it just covers the model's input, and the centre is cut out.
+    The server does the same; this is for people to see what it did.
     """
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith(("I", "F")):  # 16 bits a pixel; convert("RGB") would only clip them
@@ -20,4 +20,7 @@ def network_input(picture: Image.Image, height: int, width: int) -> Image.Image:
         paper = Image.new("RGBA", upright.size, "white")
         paper.alpha_composite(upright.convert("RGBA"))
         upright = paper
-    return ImageOps.fit(upright.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    colors = upright.convert("RGB")
+    if channels == 1:
+        colors = colors.convert("L")
+    return ImageOps.fit(colors, (width, height), Image.Resampling.BICUBIC)

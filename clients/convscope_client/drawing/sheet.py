@@ -142,7 +142,7 @@ def _input(picture: Image.Image | None, model: Model | None) -> Image.Image | No
     if picture is None or model is None:
         return None
     shape = model.input
-    seen = network_input(picture, shape.height, shape.width)
+    seen = network_input(picture, shape.height, shape.width, shape.channels)
     if max(seen.size) > _INPUT_SIDE:
         seen = seen.reduce(-(-max(seen.size) // _INPUT_SIDE))
     else:

@@ -173,14 +173,18 @@ class ClassifyRequest(_message.Message):
     """
     @_builtins.property
     def pixels(self) -> Global___Tensor:
-        """Pixels, uint8, shape (N, H, W, 3), RGB, 0-255, with H and W exactly the
-        model's (Model.input).
+        """Pixels, uint8, shape (N, H, W, C), 0-255, RGB or grey, with H, W and C
+        exactly the model's (Model.input). Or, for a model whose own input is
+        float, values of that dtype and shape (Model.input.float_input), which go
+        in untouched: no scaling, no normalisation. INVALID_ARGUMENT if one of
+        them is NaN or infinite.
         """
 
     @_builtins.property
     def encoded(self) -> Global___EncodedImages:
         """Decoded by the server. The EXIF orientation is applied, transparency is
-        composited onto white, then the picture is scaled (bicubic, antialiased)
+        composited onto white, colours are turned into grey for a model of one
+        channel (ITU-R 601 luma), then the picture is scaled (bicubic, antialiased)
         so that it just covers the model's input, and the centre is cut out.
         """
 
@@ -679,7 +683,9 @@ class Model(_message.Message):
     architecture: _builtins.str
     """The architecture in ConvNet notation; empty if the file does not tell."""
     max_batch_size: _builtins.int
-    """Most rows that one batch holds. A request may hold more: it is split."""
+    """Most rows that one batch holds: the server's limit, or what the model's graph
+    fixes. A request may hold more: it is split.
+    """
     parameter_count: _builtins.int
     multiply_add_count: _builtins.int
     """Multiply-adds for one image."""
@@ -737,7 +743,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ImageInput(_message.Message):
-    """What a model takes: images of one size, uint8 RGB 0-255. The normalisation
+    """What a model takes: images of one size, uint8 0-255. The normalisation
     (value / 255 - mean) / std happens in the model.
     """
 
@@ -748,15 +754,21 @@ class ImageInput(_message.Message):
     CHANNELS_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
     STD_FIELD_NUMBER: _builtins.int
+    FLOAT_INPUT_FIELD_NUMBER: _builtins.int
     height: _builtins.int
     width: _builtins.int
     channels: _builtins.int
+    """3 for RGB, 1 for grey."""
     @_builtins.property
     def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Per channel; empty if the file does not tell."""
 
     @_builtins.property
     def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def float_input(self) -> Global___FloatInput:
+        """What the model's graph itself takes, where that is float; unset if it is pixels."""
+
     def __init__(
         self,
         *,
@@ -765,14 +777,47 @@ class ImageInput(_message.Message):
         channels: _builtins.int = ...,
         mean: _abc.Iterable[_builtins.float] | None = ...,
         std: _abc.Iterable[_builtins.float] | None = ...,
+        float_input: Global___FloatInput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["float_input", b"float_input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "height", b"height", "mean", b"mean", "std", b"std", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "float_input", b"float_input", "height", b"height", "mean", b"mean", "std", b"std", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImageInput: _TypeAlias = ImageInput  # noqa: Y015
+
+@_typing.final
+class FloatInput(_message.Message):
+    """A float input of a graph. ClassifyRequest.pixels may hold (N, shape...) of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    dtype: Global___DataType.ValueType
+    """FLOAT32 or FLOAT16."""
+    layout: _builtins.str
+    """"NCHW" or "NHWC"."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of one image: (C, H, W) or (H, W, C)."""
+
+    def __init__(
+        self,
+        *,
+        dtype: Global___DataType.ValueType = ...,
+        layout: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "layout", b"layout", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FloatInput: _TypeAlias = FloatInput  # noqa: Y015
 
 @_typing.final
 class Volume(_message.Message):

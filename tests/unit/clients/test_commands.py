@@ -262,6 +262,30 @@ class TestDescribe:
         assert any("15,346,630,656" in line for line in lines)
         assert any("CONV(512, 3x3)" in line and "1,849,688,064" in line for line in lines)
 
+    def test_stays_readable_with_five_hundred_layers_of_long_names(
+        self, fake: FakeClassifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        names = [f"/backbone/features/features.{i}/conv/conv.0/Conv_output_0" for i in range(500)]
+        fake.model = pb.Model(
+            name="deep",
+            layers=[
+                pb.Layer(name=name, kind="Conv", volume=pb.Volume(depth=8, height=9, width=9))
+                for name in names
+            ],
+        )
+
+        lines = run(describe).output.splitlines()
+
+        assert max(map(len, lines)) <= 80
+        assert len(lines) < 120
+        assert any("452 more: --all shows them" in line for line in lines)
+        assert not any("weights" in line for line in lines)
+        everything = run(describe, "--all").output.splitlines()
+        # A name that is longer than its column goes on in the next line.
+        shown = "".join(line.split()[0] for line in everything if line.strip())
+        assert all(name in shown for name in names)
+
     def test_prints_everything_as_json(self) -> None:
         described = json.loads(run(describe, "tiny", "--json").output)
 
@@ -400,7 +424,7 @@ class TestEvaluate:
         result = run(evaluate, "--data", data)
 
         assert result.exit_code == ExitCode.REJECTED
-        assert "got big: 224 x 224 and 1" in result.stderr
+        assert "got big: 224 x 224, 0 channels and 1 classes" in result.stderr
         assert not fake.requests
 
     def test_a_server_that_fails_ends_it(self, data: Path, fake: FakeClassifier) -> None:

@@ -13,6 +13,9 @@ from convscope_server.status import Code, RpcFailure, rpc_failure
 
 log = logging.getLogger(__name__)
 
+# uvloop's timers are whole milliseconds. One that rings early would have what it
+# cancels taken for given up by its caller.
+_TIMER_ERROR_S = 0.001
 # When to come back after a refusal for too many calls: nothing is known of how long they take.
 _RETRY_AFTER_MS = 100
 
@@ -51,7 +54,7 @@ class Dispatcher:
                     return await method.handle(message, call)
                 try:
                     # Not timeout_at: an event loop's clock need not be time.monotonic.
-                    remaining_s = call.deadline_s - time.monotonic()
+                    remaining_s = call.deadline_s - time.monotonic() + _TIMER_ERROR_S
                     async with asyncio.timeout(remaining_s) as deadline:
                         return await method.handle(message, call)
                 except TimeoutError:

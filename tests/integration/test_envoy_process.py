@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.servers import CONVSCOPE, server_process
+from support.servers import CONVSCOPE, ServerProcess, server_process
 from support.tiny_models import write_repository
 
 from convscope_proto.v1 import classifier_pb2 as pb
@@ -42,12 +42,6 @@ def folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(folder)
 
 
-def envoy_of(launcher: int) -> int:
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    (child,) = map(int, children)
-    return child
-
-
 def is_running(pid: int) -> bool:
     """Whether a process is there and no zombie: whoever inherits it here may not reap it."""
     try:
@@ -59,7 +53,7 @@ def is_running(pid: int) -> bool:
 
 def test_an_end_with_a_signal_leaves_no_process_and_no_file(models: str, folders: Path) -> None:
     with server_process(models, "--transport=envoy", "--grace-period-s=0") as server:
-        envoy = envoy_of(server.process.pid)
+        envoy = server.envoy_pid
         assert list(folders.iterdir())
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_until_ended() == 0
@@ -69,7 +63,7 @@ def test_an_end_with_a_signal_leaves_no_process_and_no_file(models: str, folders
 
 def test_when_envoy_is_killed_the_launcher_says_so_and_fails(models: str, folders: Path) -> None:
     with server_process(models, "--transport=envoy") as server:
-        os.kill(envoy_of(server.process.pid), signal.SIGKILL)
+        os.kill(server.envoy_pid, signal.SIGKILL)
         assert server.wait_until_ended() == 1
     assert server.log[-1].startswith("Error: the server's process ended by itself, killed by SIGK")
     assert not list(folders.iterdir())
@@ -77,7 +71,7 @@ def test_when_envoy_is_killed_the_launcher_says_so_and_fails(models: str, folder
 
 def test_when_the_launcher_is_killed_envoy_goes_with_it(models: str, folders: Path) -> None:
     with server_process(models, "--transport=envoy") as server:
-        envoy = envoy_of(server.process.pid)
+        envoy = server.envoy_pid
         server.process.kill()
         server.wait_until_ended()
         while is_running(envoy):
@@ -101,7 +95,7 @@ def test_a_hung_server_is_killed(models: str, folders: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any("ready after" in line for line in process.stderr)
-        envoy = envoy_of(process.pid)
+        envoy = ServerProcess(process).envoy_pid
         os.kill(envoy, signal.SIGSTOP)
         _, rest = process.communicate(timeout=60)
     assert process.returncode == 1

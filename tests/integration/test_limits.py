@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.servers import running_server, server_process
+from support.servers import TRANSPORTS, running_server, server_process
 from support.tiny_models import random_images, write_repository
 
 from convscope_proto.tensors import to_tensor
@@ -34,8 +34,9 @@ def http2_settings(address: str) -> dict[int, int]:
                 return dict(struct.iter_unpack(">HI", payload))
 
 
-def test_the_streams_of_a_connection_are_bounded(models: Path) -> None:
-    with running_server(models, max_concurrent_streams=7) as server:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_streams_of_a_connection_are_bounded(models: Path, transport: str) -> None:
+    with running_server(models, transport, max_concurrent_streams=7) as server:
         assert http2_settings(server.address)[_MAX_CONCURRENT_STREAMS] == 7
 
 

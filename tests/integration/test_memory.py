@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from support.servers import server_process
+from support.servers import TRANSPORTS, server_process
 
 from convscope_proto.tensors import to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
@@ -76,12 +76,14 @@ async def send(address: str, count: int, in_flight: int = 8) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
-def test_memory_is_flat_over_ten_thousand_mixed_requests() -> None:
-    with server_process(str(ROOT / "models")) as server:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_memory_is_flat_over_ten_thousand_mixed_requests(transport: str) -> None:
+    with server_process(str(ROOT / "models"), "--transport", transport) as server:
+        pid = server.process.pid if transport == "grpcio" else server.envoy_pid
         asyncio.run(send(server.address, 3_000))
-        before = resident_bytes(server.process.pid)
+        before = resident_bytes(pid)
         answered = asyncio.run(send(server.address, 10_000))
-        after = resident_bytes(server.process.pid)
+        after = resident_bytes(pid)
     assert answered > 7_000
     assert after - before < ALLOWED_GROWTH_BYTES, f"{before >> 20} MiB became {after >> 20} MiB"
     print(f"{before >> 20} MiB, {after >> 20} MiB after 10,000 mixed requests")

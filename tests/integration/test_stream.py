@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from support.servers import RunningServer, running_server, server_process
+from support.servers import TRANSPORTS, RunningServer, running_server, server_process
 from support.tiny_models import activations, random_images, write_repository
 
 from convscope_proto.tensors import from_tensor, to_tensor
@@ -25,9 +25,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_repository(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="module")
-def server(models: Path) -> Iterator[RunningServer]:
-    with running_server(models, max_message_bytes=1 << 20) as server:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def server(request: pytest.FixtureRequest, models: Path) -> Iterator[RunningServer]:
+    # Room for all that one stream may have on its way: what comes quickly is refused beyond it.
+    limits = {"max_message_bytes": 1 << 20, "max_queue_rows": 128 * 161}
+    with running_server(models, request.param, **limits) as server:
         yield server
 
 
@@ -109,9 +111,12 @@ def test_a_caller_that_does_not_read_is_not_read_from(stub: pb_grpc.ClassifierSt
     call.cancel()
 
 
-def test_a_draining_server_answers_what_it_read_and_ends_the_stream(models: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_draining_server_answers_what_it_read_and_ends_the_stream(
+    models: Path, transport: str
+) -> None:
     with (
-        server_process(str(models), "--grace-period-s", "0") as server,
+        server_process(str(models), "--grace-period-s", "0", "--transport", transport) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = pb_grpc.ClassifierStub(channel)

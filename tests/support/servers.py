@@ -103,6 +103,13 @@ class ServerProcess:
     address: str = ""
     http: str = ""
 
+    @property
+    def envoy_pid(self) -> int:
+        """The process that serves, with Envoy: the only child, on Linux."""
+        pid = self.process.pid
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(child)
+
     def wait_until_ready(self) -> None:
         """Read the log up to the line that says where it listens."""
         assert self.process.stderr is not None

@@ -8,7 +8,7 @@
 twice as wide it has four times as many.
 `serve` is `convscope serve` with other configuration entries of ONNX Runtime's sessions,
 for compare.py; `,` between several. `raw` compares, in turn, one connection with 32
-single-image calls in flight to ONNX Runtime itself in a loop on the same processors.
+single-image calls in flight (grpcio) to ONNX Runtime itself in a loop on the same processors.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def compare_with_raw(model: Path, rounds: int, seconds: float) -> None:
         return sum(fields) - fields[3] - fields[4], sum(fields)
 
     rows = []
-    with running("convscope serve", model) as server:
+    with running("convscope serve --transport grpcio", model) as server:
         message = request(server[0], 1)
         for _ in range(rounds):
             before = machine_busy()

@@ -12,6 +12,7 @@ from prometheus_client import PLATFORM_COLLECTOR, CollectorRegistry, Counter, Me
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 # Of each process its own; all others of prometheus_client's are added up.
 _NOT_ADDED_UP = ("process_start_time_seconds", "process_max_fds")
@@ -67,14 +68,20 @@ class _Workers(Collector):
             for sample in family.samples
             if sample.value
         }
+        models = {model for model, _ in loaded}
         for family in families:
             family.samples = [
-                sample
-                for sample in family.samples
-                if "version" not in sample.labels
-                or (sample.labels["model"], sample.labels["version"]) in loaded
+                sample for sample in family.samples if _is_told(sample, loaded, models)
             ]
             yield family
+
+
+def _is_told(sample: Sample, loaded: set[tuple[str, str]], models: set[str]) -> bool:
+    labels = sample.labels
+    if "version" in labels:
+        return (labels["model"], labels["version"]) in loaded
+    # Of failures to load, those of a model that is not loaded matter most.
+    return "model" not in labels or labels["model"] in models or sample.value > 0
 
 
 class _Processes(Collector):

@@ -18,7 +18,8 @@ Dims = list[int | None]
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
-# Operators that define their axes as (N, C, ...) whatever came before.
+# Operators whose first axes are (N, C) by definition. The others stay what they were:
+# a network may see its pictures turned, (N, C, W, H).
 _CHANNELS_FIRST = {
     *("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "BatchNormalization"),
     *("InstanceNormalization", "GroupNormalization", "LRN", "DepthToSpace", "SpaceToDepth"),
@@ -26,7 +27,7 @@ _CHANNELS_FIRST = {
     *("PRelu",),
 }
 # Operators after which the axes mean something else, or may.
-_AXES_LOST = {"Reshape", "Expand", "Gather", "GatherND", "MatMul", "Einsum", "Squeeze", "Unsqueeze"}
+_AXES_LOST = {"Reshape", "Expand", "Gather", "GatherND", "Einsum", "Squeeze", "Unsqueeze"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,13 @@ def _axes(
         return None
     if len(dims) == 2:
         return "NC"
-    if node.op_type in _CHANNELS_FIRST:
-        return "NCHW"
     sources = [axes[name] for name in node.input if axes.get(name) and len(axes[name] or "") == 4]
+    if node.op_type in _CHANNELS_FIRST:
+        return sources[0] if sources and (sources[0] or "").startswith("NC") else "NCHW"
+    if node.op_type == "Unsqueeze" and not sources and dims[2:] == [1, 1]:
+        return "NCHW"  # of (N, C), as in squeeze and excitation
+    if node.op_type == "MatMul" and not (sources and (sources[0] or "").endswith("C")):
+        return None
     if not sources or node.op_type in _AXES_LOST:
         return None
     if node.op_type == "Transpose":

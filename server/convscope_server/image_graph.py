@@ -58,7 +58,6 @@ class ImageGraph:
         class_count: K.
         notes: What was assumed, for the log.
         renamed: Names that tensors had before they had to make room, by those they have.
-        probabilities_source: The graph's own tensor of probabilities; empty if it has none.
     """
 
     def __init__(self, proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
@@ -83,7 +82,6 @@ class ImageGraph:
         self._names |= {value.name for value in self.proto.graph.input}
         before = self._preparation(metadata)
         self._before_initializers, self._before = before
-        self.probabilities_source = ""
         self._after, self.class_count = self._find_scores()
 
     @property
@@ -159,11 +157,15 @@ class ImageGraph:
         std = metadata.numbers("normalization", "std", count=own.channels)
         if any(value <= 0 for value in std):
             raise ModelError(f"metadata convscope.normalization: expected std above 0, got {std}")
-        if own.dtype == "uint8" and own.axes == "NHWC":
+        color = metadata.member_text("input", "color") or "RGB"
+        if color not in ("RGB", "BGR", "GRAY"):
+            raise ModelError(f"metadata convscope.input: expected color RGB or BGR, got {color}")
+        is_reversed = color == "BGR" and own.channels == 3
+        if own.dtype == "uint8" and own.axes == "NHWC" and not is_reversed:
             return initializers, nodes
         self._pixels = current = self.unused("convscope.pixels")
 
-        def apply(operator: str, *constants: npt.NDArray[np.float32], **attributes: Any) -> None:
+        def apply(operator: str, *constants: npt.NDArray[Any], **attributes: Any) -> None:
             nonlocal current
             names = []
             for constant in constants:
@@ -173,7 +175,7 @@ class ImageGraph:
             nodes.append(helper.make_node(operator, [current, *names], [result], **attributes))
             current = result
 
-        if own.dtype != "uint8":
+        if own.dtype != "uint8":  # mean and std are of red, green, blue
             if not mean or not std:
                 self.notes.append(
                     "the file tells no normalisation, so pixels are divided by 255: if the model "
@@ -184,6 +186,8 @@ class ImageGraph:
             apply("Cast", to=TensorProto.FLOAT)
             apply("Mul", scale.astype(np.float32))
             apply("Add", bias.astype(np.float32))
+        if is_reversed:
+            apply("Gather", np.array([2, 1, 0]), axis=3)
         if own.axes == "NCHW":
             apply("Transpose", perm=[0, 3, 1, 2])
         if own.dtype == "float16":
@@ -201,14 +205,18 @@ class ImageGraph:
             raise ModelError(
                 f"expected an output of class scores, float (N, K), got {shortened([got])}"
             )
-        chosen = SCORES if SCORES in candidates else candidates[0]
+        producers = {name: node for node in graph.node for name in node.output}
+        ends = [name for name in candidates if _is_softmax(producers.get(name))]
+        # What goes through a Softmax is scores for sure; others may be embeddings.
+        chosen = SCORES if SCORES in candidates else [*ends, *candidates][0]
         if len(candidates) > 1 and SCORES not in candidates:
             self.notes.append(f"of {len(candidates)} outputs of class scores, {chosen} is taken")
         class_count = (outputs[chosen] or [0, 0])[1] or 0
-        producer = next((node for node in graph.node if chosen in node.output), None)
+        producer = producers.get(chosen)
         probabilities, scores = None, chosen
-        if producer and producer.op_type == "Softmax":
-            probabilities, scores = chosen, producer.input[0]
+        if producer and _is_softmax(producer):
+            scores = producer.input[0]
+            probabilities = chosen if producer.op_type == "Softmax" else None
         if SCORES in candidates and PROBABILITIES in candidates:
             probabilities = PROBABILITIES
         after: list[onnx.NodeProto] = []
@@ -236,7 +244,6 @@ class ImageGraph:
             if PROBABILITIES in self._names:
                 self._rename(PROBABILITIES)
             after.append(helper.make_node("Softmax", [SCORES], [PROBABILITIES], axis=1))
-        self.probabilities_source = probabilities or ""
         return after, class_count
 
     def _is_matrix(self, dims: Dims | None) -> bool:
@@ -267,6 +274,10 @@ def shape_text(dims: Dims | None) -> str:
     if dims is None:
         return "of unknown shape"
     return "(" + ", ".join("?" if dim is None else str(dim) for dim in dims) + ")"
+
+
+def _is_softmax(node: onnx.NodeProto | None) -> bool:
+    return node is not None and node.op_type in ("Softmax", "LogSoftmax")
 
 
 def _is_float(value: onnx.ValueInfoProto) -> bool:

@@ -15,7 +15,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
-from convscope_server.backend import LayerInfo, ModelInfo, Volume
+from convscope_server.backend import PROBABILITIES, LayerInfo, ModelInfo, Volume
 from convscope_server.errors import ModelError
 from convscope_server.graph_layers import Dims, FoundLayer, dims_of, find_layers
 from convscope_server.image_graph import ImageGraph
@@ -124,7 +124,7 @@ class ModelFile:
         layers = []
         for found in find_layers(graph.proto.graph, graph.own.value.name, graph.own.axes):
             layer = found.layer
-            if graph.probabilities_source in (found.source, graph.renamed.get(found.source)):
+            if found.source == PROBABILITIES:
                 continue
             layer = replace(layer, name=graph.renamed.get(found.source, found.source))
             if found.perm or not found.is_float32:

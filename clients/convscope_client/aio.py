@@ -10,6 +10,7 @@ from grpc import aio
 
 from convscope_client import messages
 from convscope_client.channels import channel_options, server_address
+from convscope_client.errors import Unavailable
 from convscope_client.feature_request import (
     FeatureDtype,
     FeatureRequest,
@@ -52,6 +53,7 @@ class AsyncClient:
             address: HOST:PORT. Default: the environment's CONVSCOPE_ADDRESS, else 127.0.0.1:8001.
         """
         self.address = server_address(address)
+        self._closed = False
         self._channel: aio.Channel | None = None
         self._stub: ClassifierAsyncStub | None = None
 
@@ -136,7 +138,8 @@ class AsyncClient:
         return deserialize_status(await self._call(check, service, timeout_s))
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the connection; calls in flight end with Unavailable, and so do later ones."""
+        self._closed = True
         if self._channel is not None:
             await self._channel.close()
 
@@ -154,6 +157,8 @@ class AsyncClient:
         await self.close()
 
     def _connection(self) -> aio.Channel:
+        if self._closed:
+            raise Unavailable(f"the connection to {self.address} is closed: make a new client")
         # Not in __init__: grpc.aio binds a channel to the loop that is current then.
         if self._channel is None:
             options = channel_options(self.address)
@@ -173,5 +178,10 @@ class AsyncClient:
     ) -> _Response:
         try:
             return await method(request, timeout=timeout_s)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and not (task and task.cancelling()):
+                raise Unavailable(f"the connection to {self.address} was closed") from None
+            raise
         except grpc.RpcError as error:
             raise from_rpc_error(error, address=self.address, timeout_s=timeout_s) from error

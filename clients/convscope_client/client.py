@@ -8,6 +8,7 @@ import grpc
 
 from convscope_client import messages
 from convscope_client.channels import channel_options, server_address
+from convscope_client.errors import Unavailable
 from convscope_client.feature_request import (
     FeatureDtype,
     FeatureRequest,
@@ -49,6 +50,7 @@ class Client:
             address: HOST:PORT. Default: the environment's CONVSCOPE_ADDRESS, else 127.0.0.1:8001.
         """
         self.address = server_address(address)
+        self._closed = False
         self._channel = grpc.insecure_channel(self.address, channel_options(self.address))
         self._stub = ClassifierStub(self._channel)
 
@@ -153,7 +155,8 @@ class Client:
         return deserialize_status(self._call(check, service, timeout_s))
 
     def close(self) -> None:
-        """Close the connection; calls in flight end with Unavailable."""
+        """Close the connection; calls in flight end with Unavailable, and so do later ones."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -175,6 +178,8 @@ class Client:
         request: _Request,
         timeout_s: float,
     ) -> _Response:
+        if self._closed:
+            raise Unavailable(f"the connection to {self.address} is closed: make a new client")
         try:
             return method(request, timeout=timeout_s)
         except grpc.RpcError as error:

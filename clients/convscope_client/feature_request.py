@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from convscope_client.errors import InvalidRequest
+
 Reduction = Literal["mean", "max"]
 FeatureDtype = Literal["float32", "float16", "uint8"]
 
@@ -35,11 +37,23 @@ Features = str | FeatureRequest | Sequence[str | FeatureRequest]
 
 
 def feature_requests(features: Features | None) -> list[FeatureRequest]:
-    """Every accepted way to ask for feature maps as a list; names alone become one request."""
+    """Every accepted way to ask for feature maps as a list; names alone become one request.
+
+    Raises:
+        InvalidRequest: An element is neither a name nor a FeatureRequest.
+    """
     if features is None:
         return []
     if isinstance(features, (str, FeatureRequest)):
         features = [features]
-    names = [feature for feature in features if isinstance(feature, str)]
-    requests = [feature for feature in features if not isinstance(feature, str)]
+    names, requests = [], []
+    for feature in features:
+        if isinstance(feature, str):
+            names.append(feature)
+        elif isinstance(feature, FeatureRequest):
+            requests.append(feature)
+        else:
+            raise InvalidRequest(
+                f"expected features as layer names and FeatureRequests, got {feature!r:.80}"
+            )
     return [FeatureRequest(names), *requests] if names else requests

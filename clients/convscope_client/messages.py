@@ -1,5 +1,6 @@
 """Requests to messages and messages to results; knows no channel. Both clients share it."""
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,9 +53,9 @@ def classify_request(
         InvalidRequest: A value is one that the wire cannot carry.
     """
     request = pb.ClassifyRequest(
-        model_name=model,
-        model_version=version,
-        id=request_id,
+        model_name=_text("model", model),
+        model_version=_text("version", version),
+        id=_text("request_id", request_id),
         priority=_count("priority", priority, least=0),
         top_k=_count("top_k", top_k, least=0),
         include_scores=include_scores,
@@ -155,7 +156,17 @@ def _feature_map_request(wish: FeatureRequest) -> pb.FeatureMapRequest:
     return request
 
 
+def _text(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"expected {name} as a string, got {value!r:.80}")
+    return value.encode(errors="replace").decode()
+
+
 def _count(name: str, value: int, *, least: int) -> int:
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise InvalidRequest(f"expected {name} as a whole number, got {value!r:.80}") from None
     if not least <= value < 1 << 32:
         raise InvalidRequest(f"expected {name} >= {least} and below 2**32, got {value}")
     return value

@@ -45,6 +45,8 @@ _UNREACHABLE = (
     "errors resolving",
     "Socket closed",
     "Connection reset",
+    "Stream removed",
+    "recvmsg",
 )
 # grpc/proposal A6: how long a client that tries again is to wait. The server
 # sends it with Overloaded only, never with an answer that is too large.
@@ -71,7 +73,7 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, timeout_s: float) -> C
 
 
 def _message(kind: type[ClientError], details: str, address: str, timeout_s: float) -> str:
-    if kind is Unavailable and details.startswith(_UNREACHABLE):
+    if kind is Unavailable and any(words in details for words in _UNREACHABLE):
         # Behind the last colon stands what the operating system said.
         reason = details.rpartition(": ")[2].rpartition(":")[2].rstrip("]")
         return (

@@ -176,6 +176,6 @@ def _memory(size_bytes: int) -> str:
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}"
+            return f"{size:.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:,.2f} GiB"

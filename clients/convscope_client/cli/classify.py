@@ -85,20 +85,18 @@ def _answers(
     timeout_s: float,
 ) -> "Iterator[tuple[str, ClassifyResult | ClientError]]":
     """Each picture's answer, in order; an error that concerns all of them is raised."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from convscope_client.errors import InvalidRequest, LimitExceeded
+    from convscope_client.cli.together import in_order
+    from convscope_client.errors import DeadlineExceeded, InvalidRequest, LimitExceeded
 
     def answer(picture: str) -> "ClassifyResult | ClientError":
         try:
             return client.classify(
                 picture, top_k=top_k, model=model, version=version, timeout_s=timeout_s
             )
-        except (InvalidRequest, LimitExceeded) as error:
+        except (DeadlineExceeded, InvalidRequest, LimitExceeded) as error:
             return error
 
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        yield from zip(pictures, pool.map(answer, pictures), strict=True)
+    yield from zip(pictures, in_order(client, answer, pictures, _IN_FLIGHT), strict=True)
 
 
 def _show(console: "Console", picture: str, result: "ClassifyResult") -> None:

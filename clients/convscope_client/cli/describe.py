@@ -208,6 +208,6 @@ def _memory(activation_count: int) -> str:
     size = float(activation_count * _ACTIVATION_BYTES)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}"
+            return f"{size:.0f} {unit}" if size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:,.2f} GiB"

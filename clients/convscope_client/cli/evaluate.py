@@ -137,8 +137,6 @@ def _predict(
     timeout_s: float,
 ) -> "npt.NDArray[np.int64]":
     """The most probable class of each image, int64, (N,)."""
-    from concurrent.futures import ThreadPoolExecutor
-
     import numpy as np
     from rich.console import Console
     from rich.progress import (
@@ -148,6 +146,8 @@ def _predict(
         TextColumn,
         TimeRemainingColumn,
     )
+
+    from convscope_client.cli.together import in_order
 
     def predict(start: int) -> list[int]:
         result = client.classify(
@@ -168,9 +168,9 @@ def _predict(
         TimeRemainingColumn(),
     )
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with progress, ThreadPoolExecutor(in_flight) as pool:
+    with progress:
         task = progress.add_task(model.name, total=len(images))
-        for batch in pool.map(predict, range(0, len(images), batch_size)):
+        for batch in in_order(client, predict, range(0, len(images), batch_size), in_flight):
             predictions += batch
             progress.advance(task, len(batch))
     return np.array(predictions)

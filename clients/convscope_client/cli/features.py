@@ -116,6 +116,11 @@ def _output_paths(pictures: Sequence[str], output: str) -> list[Path]:
             raise Failure(f"expected a directory, got {path.parent}", ExitCode.REJECTED)
         if path.is_dir():
             raise Failure(f"expected a file to write, got the directory {path}", ExitCode.REJECTED)
+        for picture in pictures:
+            if path.exists() and Path(picture).exists() and path.samefile(picture):
+                raise Failure(
+                    f"expected another file to write than the picture {picture}", ExitCode.REJECTED
+                )
     return paths
 
 
@@ -123,7 +128,10 @@ def _named(layers: str, model: "Model") -> list[str]:
     """The names and patterns with commas between them; one layer's name may hold commas itself."""
     if any(layer.name == layers for layer in model.layers):
         return [layers]
-    return [name for name in layers.split(",") if name]
+    names = [name.strip() for name in layers.split(",")]
+    if layers and not any(names):
+        raise click.UsageError(f"expected layer names with commas between them, got {layers!r}")
+    return [name for name in names if name]
 
 
 def _chosen(model: "Model") -> list[str]:

@@ -72,5 +72,14 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise  # whoever reads has gone: nothing to tell
+        named = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {named}{error.strerror or error}", err=True)
+        sys.exit(ExitCode.REJECTED)
+    except UnicodeError as error:
+        click.echo(f"Error: expected text that can be written or sent: {error}", err=True)
+        sys.exit(ExitCode.REJECTED)
     # Without standalone mode click returns what a command returned, or the status it exited with.
     sys.exit(status if isinstance(status, int) else ExitCode.OK)

@@ -16,6 +16,9 @@ SETTINGS: dict[str, Any] = {
     "show_default": True,
 }
 
+# A week: gRPC takes far longer ones for already over.
+_LONGEST_TIMEOUT_S = 604_800
+
 address_option = click.option(
     "--address",
     default=DEFAULT_ADDRESS,
@@ -23,7 +26,9 @@ address_option = click.option(
     show_envvar=True,
     help="Where the server listens for gRPC.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option = click.option(
+    "--json", "as_json", envvar="CONVSCOPE_JSON", is_flag=True, help="Print JSON, for programs."
+)
 model_option = click.option(
     "--model",
     default="",
@@ -45,7 +50,7 @@ def timeout_option(default_s: float = 10.0) -> Callable[[_Command], _Command]:
     return click.option(
         "--timeout-s",
         default=default_s,
-        type=click.FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0, min_open=True, max=_LONGEST_TIMEOUT_S),
         metavar="SECONDS",
         help="Deadline of each call.",
     )

@@ -110,7 +110,10 @@ def load(address: str, body: Path, in_flight: int, seconds: int) -> list[float]:
         command += [f"--data={body}", f"--log-file={log.name}"]
         command += ["-Hcontent-type: application/grpc", "-Hte: trailers"]
         subprocess.run(  # noqa: S603
-            [*command, f"http://{address}{METHOD}"], check=True, capture_output=True
+            [*command, f"http://{address}{METHOD}"],
+            check=True,
+            capture_output=True,
+            timeout=seconds + 30,
         )
         calls = [line.split() for line in log]
     if any(status != "200" for _, status, _ in calls):

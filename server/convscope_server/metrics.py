@@ -131,7 +131,7 @@ class Metrics:
         )
         self.refused = Counter(
             "convscope_requests_refused_total",
-            "Requests refused at the door, by reason.",
+            "Times that a request found no room, by reason; a stream then waits and tries again.",
             (*_MODEL, "reason"),
             registry=registry,
         )

@@ -27,8 +27,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def server(request: pytest.FixtureRequest, models: Path) -> Iterator[RunningServer]:
-    # Room for all that one stream may have on its way: what comes quickly is refused beyond it.
-    limits = {"max_message_bytes": 1 << 20, "max_queue_rows": 128 * 161}
+    limits = {"max_message_bytes": 1 << 20}
     with running_server(models, request.param, **limits) as server:
         yield server
 

@@ -61,19 +61,19 @@ def classify(
     from convscope_client.errors import ClientError
 
     console = Console(highlight=False)
-    refused = 0
+    statuses: set[ExitCode] = set()
     with reported(), Client(address) as client:
         answers = _answers(client, pictures, top_k, model, model_version, timeout_s)
         for picture, answer in answers:
             if isinstance(answer, ClientError):
-                refused += 1
+                statuses.add(answer.exit_code)
                 click.echo(f"Error: {picture}: {answer}", err=True)
             if as_json:
                 click.echo(_json_line(picture, answer))
             elif not isinstance(answer, ClientError):
                 _show(console, picture, answer)
-    if refused:
-        context.exit(ExitCode.REJECTED)
+    if statuses:  # what trying again cannot mend counts most
+        context.exit(min(statuses))
 
 
 def _answers(

@@ -80,7 +80,7 @@ class ClassifierServicer:
             answered = pb.ClassifyStreamResponse()
             try:
                 request = codec.parse(pb.ClassifyRequest, message)
-                await self._classify(request, answered.response, call)
+                await self._classify_when_there_is_room(request, answered.response, call)
             except Exception as error:
                 failure = failure_of(error, call.method)
                 answered.error.id = request.id
@@ -95,6 +95,18 @@ class ClassifierServicer:
             yield message
         if not self._lifecycle.takes_requests:
             raise NotReady("the server is shutting down; send the rest to another one")
+
+    async def _classify_when_there_is_room(
+        self, request: pb.ClassifyRequest, response: pb.ClassifyResponse, call: Call
+    ) -> None:
+        """Classify as soon as the queue lets it: a stream holds back, it is not refused."""
+        while True:
+            try:
+                return await self._classify(request, response, call)
+            except Overloaded as error:
+                if error.reason == "predicted_wait":  # waiting does not help
+                    raise
+                await asyncio.sleep(error.retry_after_ms / 1000)
 
     async def _classify(
         self, request: pb.ClassifyRequest, response: pb.ClassifyResponse, call: Call

@@ -66,28 +66,30 @@ def request(model: Model, images: int, layers: list[str]) -> bytes:
     ).SerializeToString()
 
 
-async def load(address: str, message: bytes, callers: int, seconds: float) -> list[bytes]:
-    """Closed loop: the answers of that time."""
+async def load(
+    address: str, message: bytes, callers: int, seconds: float
+) -> tuple[list[bytes], float]:
+    """Closed loop: the answers, and how long they took together."""
     answers: list[bytes] = []
     async with grpc.aio.insecure_channel(address, LARGEST_MESSAGE) as channel:
         call = channel.unary_unary(METHOD)
-        ends_s = time.perf_counter() + seconds
+        await call(message)  # the session for these layers is built by its first request
+        started_s = time.perf_counter()
 
         async def caller() -> None:
-            while time.perf_counter() < ends_s:
+            while time.perf_counter() < started_s + seconds:
                 answers.append(await call(message))
 
-        await call(message)  # the session for these layers is built by its first request
         await asyncio.gather(*(caller() for _ in range(callers)))
-    return answers
+        return answers, time.perf_counter() - started_s
 
 
 def measure(address: str, message: bytes, seconds: float) -> tuple[float, float, int]:
     """Milliseconds a call; milliseconds of it computing; bytes of an answer."""
-    answers = asyncio.run(load(address, message, 1, seconds))
+    answers, took_s = asyncio.run(load(address, message, 1, seconds))
     timings = [pb.ClassifyResponse.FromString(answer).timings for answer in answers[::10]]
     return (
-        1000 * seconds / len(answers),
+        1000 * took_s / len(answers),
         statistics.median(timing.compute_ns for timing in timings) / 1e6,
         len(answers[0]),
     )
@@ -132,14 +134,13 @@ def print_mixed(address: str, model: Model, options: argparse.Namespace) -> None
         rate = {}
         for name, other in others.items():
 
-            async def both(other: bytes = other) -> tuple[list[bytes], list[bytes]]:
+            async def both(other: bytes = other) -> list[tuple[list[bytes], float]]:
                 return await asyncio.gather(
                     load(address, plain, PLAIN_CALLERS, options.seconds),
                     load(address, other, 1, options.seconds),
                 )
 
-            answers, beside = asyncio.run(both())
-            rate[name] = (len(answers) / options.seconds, len(beside) / options.seconds)
+            rate[name] = [len(answers) / took_s for answers, took_s in asyncio.run(both())]
         rates.append((*rate["nothing"], *rate[largest]))
         ratios.append(rate[largest][0] / rate["nothing"][0])
     before, beside_before, after, beside_after = (

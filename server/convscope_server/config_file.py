@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 # Settings about the file itself, or of one run.
-_NOT_IN_FILE = {"config", "print_config"}
+_NOT_IN_FILE = {"config", "print_config", "print_envoy_config"}
 _SOURCES = {
     click.core.ParameterSource.COMMANDLINE: "command line",
     click.core.ParameterSource.ENVIRONMENT: "environment",

@@ -44,7 +44,10 @@ def why_not() -> str:
         return 'expected pyvoy, which is not installed: pip install "convscope[server]" brings it'
     from pyvoy._server import get_envoy_environ
 
-    preloaded = {"LD_PRELOAD", "DYLD_INSERT_LIBRARIES"} & get_envoy_environ().keys()
+    try:
+        preloaded = {"LD_PRELOAD", "DYLD_INSERT_LIBRARIES"} & get_envoy_environ().keys()
+    except OSError as error:  # it is there, and not for us
+        return f"expected a readable shared library of Python, got {error.strerror}"
     if not preloaded:
         return (
             "expected Python's shared library, found none: Envoy needs a Python that was built "

@@ -32,6 +32,8 @@ _EXPECTED = (
     "(H, W, 1), one dimension more for several, or a list of these"
 )
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float16), np.dtype(np.float32))
+# Transparency in a form that PNG lacks, and one that it has.
+_ALPHA_MODES = {"RGBa": "RGBA", "La": "LA", "PA": "RGBA"}
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
@@ -128,9 +130,22 @@ def _png(image: "Image.Image", which: str) -> bytes:
     buffer = BytesIO()
     try:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode not in _PNG_MODES:
+        if upright.mode == "F":
+            raise InvalidRequest(
+                f"{which}expected a PIL image of whole numbers, got mode F, whose range nobody "
+                "knows: scale it to 0-255 and convert it to L"
+            )
+        if upright.mode.startswith("I"):  # 16 bits a pixel, whatever they lie in
+            from PIL import Image
+
+            upright = Image.fromarray(np.clip(np.asarray(upright), 0, 65535).astype(np.uint16))
+        elif upright.mode in _ALPHA_MODES:
+            upright = upright.convert(_ALPHA_MODES[upright.mode])
+        elif upright.mode not in _PNG_MODES:
             upright = upright.convert("RGB")
         upright.save(buffer, "PNG", compress_level=1)  # the fastest: it is read once
+    except InvalidRequest:
+        raise
     except (
         OSError,
         ValueError,

@@ -118,7 +118,8 @@ def test_a_servicer_sees_metadata_deadline_and_peer(channel: grpc.Channel) -> No
         "twice": "2",
         "raw-bin": "00ff",
     }
-    assert 0 < seen["remaining_s"] <= 30
+    # gRPC rounds a timeout up to what its header can hold.
+    assert 0 < seen["remaining_s"] < 31
     assert seen["peer"].startswith("ipv4:127.0.0.1:")
     assert json.loads(unary(channel, "Describe")(b""))["remaining_s"] is None
 

@@ -13,6 +13,8 @@ from convscope_server.dispatch import Dispatcher
 from convscope_server.status import RpcFailure
 from convscope_server.transports.transport import address_text, port_taken
 
+_MOST_PENDING = 1 << 20
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -32,6 +34,10 @@ class GrpcioTransport:
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", config.max_message_bytes),
                 ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+                # From 1,000 calls that Python has not taken up yet gRPC would cancel some
+                # at random; the dispatcher refuses them with a reason and a hint instead.
+                ("grpc.server.max_pending_requests", _MOST_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
                 # A client that vanished without a word is noticed, and its calls are cancelled.
                 ("grpc.keepalive_time_ms", round(1000 * config.keepalive_time_s)),
                 ("grpc.keepalive_timeout_ms", round(1000 * config.keepalive_timeout_s)),

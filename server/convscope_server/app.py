@@ -20,6 +20,7 @@ from convscope_server.cpu import available_cpu_count
 from convscope_server.dispatch import Dispatcher
 from convscope_server.errors import RepositoryUnreadable, ServerError, StartupError
 from convscope_server.http import HttpServer
+from convscope_server.inference import Inference
 from convscope_server.lifecycle import Lifecycle, Phase
 from convscope_server.metrics import Metrics
 from convscope_server.poller import Poller
@@ -93,15 +94,19 @@ class Server(Generic[T]):
             health.SERVICE,
             reflection.SERVICE,
         )
+        inference = Inference(
+            max_message_bytes=config.max_message_bytes,
+            max_picture_pixels=config.max_picture_pixels,
+            max_in_flight_bytes=config.max_in_flight_bytes,
+            executor=self._executor,
+        )
         self._dispatcher = Dispatcher(
             {
                 **classifier.ClassifierServicer(
                     self._models,
                     self.lifecycle,
+                    inference,
                     max_message_bytes=config.max_message_bytes,
-                    max_picture_pixels=config.max_picture_pixels,
-                    max_in_flight_bytes=config.max_in_flight_bytes,
-                    executor=self._executor,
                 ).methods(),
                 **open_inference_repository.OpenInferenceRepositoryServicer(
                     self._repository,

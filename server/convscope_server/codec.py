@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 from google.protobuf.message import DecodeError, Message
 
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
@@ -12,6 +13,7 @@ from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageA
 from convscope_server.batch_request import PRIORITIES, Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
+from convscope_server.inference import Result
 from convscope_server.model_status import ModelState, ModelStatus
 
 DEFAULT_TOP_K = 5
@@ -71,13 +73,13 @@ def row_count(request: pb.ClassifyRequest) -> int:
     return rows
 
 
-def priority(request: pb.ClassifyRequest, default: int) -> int:
-    """The request's level of priority; the default if it names none.
+def priority(level: int, default: int) -> int:
+    """A request's level of priority; the default if it names none, which is 0.
 
     Raises:
         InvalidRequest: There is no such level.
     """
-    level = request.priority or default
+    level = level or default
     if level not in PRIORITIES:
         raise InvalidRequest(
             f"expected a priority from {PRIORITIES[0]} to {PRIORITIES[-1]}, or 0, got {level}"
@@ -85,10 +87,15 @@ def priority(request: pb.ClassifyRequest, default: int) -> int:
     return level
 
 
-def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
-    """Raw pixels of a request: uint8, (N, H, W, C), of the model's size.
+def images(request: pb.ClassifyRequest, info: ModelInfo) -> ImageArray | Sequence[bytes]:
+    """A request's images: pixels as pixels() has them, or picture files."""
+    if request.WhichOneof("images") == "pixels":
+        return pixels(request.pixels, info)
+    return request.encoded.images
 
-    Or, of a model whose own input is of floats, that input: of its dtype and shape, finite.
+
+def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
+    """Raw pixels of a request, as checked_images() has them.
 
     Raises:
         InvalidRequest: They are of another dtype or shape, or the bytes do not fit.
@@ -97,9 +104,20 @@ def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
         array = from_tensor(tensor)
     except TensorError as error:
         raise InvalidRequest(f"pixels: {error}") from error
+    return checked_images(array, info)
+
+
+def checked_images(array: npt.NDArray[np.generic], info: ModelInfo) -> ImageArray:
+    """Pixels that fit a model: uint8, (N, H, W, C), of its size.
+
+    Or, of a model whose own input is of floats, that input: of its dtype and shape, finite.
+
+    Raises:
+        InvalidRequest: They are of another dtype or shape, or not finite.
+    """
     native = info.native
     if native and array.dtype == native.dtype and array.shape[1:] == native.shape:
-        odd_count = array.size - np.count_nonzero(np.isfinite(array))
+        odd_count = array.size - np.count_nonzero(np.isfinite(cast("ImageArray", array)))
         if odd_count:
             raise InvalidRequest(
                 f"expected finite numbers, got {odd_count} that are NaN or infinite"
@@ -177,7 +195,7 @@ def fill(
     response: pb.ClassifyResponse,
     request: pb.ClassifyRequest,
     plan: MapPlan,
-    outputs: Mapping[str, Float32Array],
+    result: Result,
     labels: Sequence[str],
 ) -> None:
     """Write what a request asks for into its answer; of large answers takes long.
@@ -186,9 +204,10 @@ def fill(
         response: To write into.
         request: What is asked for.
         plan: Its feature maps.
-        outputs: Scores, probabilities and the plan's tensors by name, float32.
+        result: What was computed.
         labels: Of the K classes.
     """
+    outputs = result.outputs
     scores, probabilities = outputs[SCORES], outputs[PROBABILITIES]
     if count := top_k(request):
         response.classifications.extend(classifications(scores, probabilities, labels, count))
@@ -197,6 +216,8 @@ def fill(
     if request.include_probabilities:
         response.probabilities.CopyFrom(to_tensor(probabilities))
     response.feature_maps.extend(map(feature_map, plan.answers(outputs)))
+    response.id = request.id
+    response.timings.CopyFrom(timings(result.computed, result.decode_s))
 
 
 def classifications(

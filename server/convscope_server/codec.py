@@ -1,20 +1,20 @@
 """Messages of convscope.v1 to what the server works with, and back. Pure functions."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from google.protobuf.message import DecodeError, Message
 
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray, ModelInfo
-from convscope_server.batch_request import PRIORITIES, Computed
+from convscope_server.batch_request import Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
 from convscope_server.inference import Result
 from convscope_server.model_status import ModelState, ModelStatus
+from convscope_server.pixels import checked_images
 
 DEFAULT_TOP_K = 5
 # At most, what the wire adds to the label and numbers of a class, and to an answer.
@@ -73,20 +73,6 @@ def row_count(request: pb.ClassifyRequest) -> int:
     return rows
 
 
-def priority(level: int, default: int) -> int:
-    """A request's level of priority; the default if it names none, which is 0.
-
-    Raises:
-        InvalidRequest: There is no such level.
-    """
-    level = level or default
-    if level not in PRIORITIES:
-        raise InvalidRequest(
-            f"expected a priority from {PRIORITIES[0]} to {PRIORITIES[-1]}, or 0, got {level}"
-        )
-    return level
-
-
 def images(request: pb.ClassifyRequest, info: ModelInfo) -> ImageArray | Sequence[bytes]:
     """A request's images: pixels as pixels() has them, or picture files."""
     if request.WhichOneof("images") == "pixels":
@@ -105,38 +91,6 @@ def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
     except TensorError as error:
         raise InvalidRequest(f"pixels: {error}") from error
     return checked_images(array, info)
-
-
-def checked_images(array: npt.NDArray[np.generic], info: ModelInfo) -> ImageArray:
-    """Pixels that fit a model: uint8, (N, H, W, C), of its size.
-
-    Or, of a model whose own input is of floats, that input: of its dtype and shape, finite.
-
-    Raises:
-        InvalidRequest: They are of another dtype or shape, or not finite.
-    """
-    native = info.native
-    if native and array.dtype == native.dtype and array.shape[1:] == native.shape:
-        odd_count = array.size - np.count_nonzero(np.isfinite(cast("ImageArray", array)))
-        if odd_count:
-            raise InvalidRequest(
-                f"expected finite numbers, got {odd_count} that are NaN or infinite"
-            )
-        return cast("ImageArray", array)
-    shape = (info.height, info.width, info.channels)
-    if array.dtype != np.uint8 or array.shape[1:] != shape:
-        expected = f"pixels of dtype uint8 and shape {_batch_shape(shape)}"
-        if native:
-            expected += f", or {native.dtype} {_batch_shape(native.shape)} as the graph takes it"
-        raise InvalidRequest(
-            f"expected {expected}, got {array.dtype.name} {array.shape}: "
-            "send the picture as a file to have it resized"
-        )
-    return cast("ImageArray", array)
-
-
-def _batch_shape(shape: tuple[int, ...]) -> str:
-    return f"(N, {', '.join(map(str, shape))})"
 
 
 def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server import codec
+from convscope_server.batch_request import checked_priority
 from convscope_server.call import Call, Methods, Stream, Unary
 from convscope_server.dispatch import failure_of
 from convscope_server.errors import ResponseTooLarge
@@ -95,7 +96,7 @@ class ClassifierServicer:
             plan=plan,
             request_bytes=request.ByteSize(),
             answer_bytes=codec.response_bytes(request, plan, model.info, rows),
-            priority=codec.priority(request.priority, model.default_priority),
+            priority=checked_priority(request.priority, model.default_priority),
             deadline_s=call.deadline_s,
         )
 

@@ -230,8 +230,8 @@ class Training:
                     seconds=seconds,
                 ).save(path)
                 observer.finished_epoch(curve[-1])
-        result = _result(network, average)
-        return Trained(fold(result.cpu().eval()), curve, seconds)
+            result = fold(_result(network, average).cpu().eval())
+        return Trained(result, curve, seconds)
 
     def _epoch(
         self,

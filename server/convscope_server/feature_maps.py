@@ -115,13 +115,7 @@ class MapPlan:
 
     def value_bytes(self, rows: int) -> int:
         """Size of the answer's values for this many images."""
-        return rows * sum(
-            request.channel_count(layer.volume.depth)
-            * layer.volume.height
-            * layer.volume.width
-            * request.dtype.itemsize
-            for layer, request in self.items
-        )
+        return sum(value_bytes(layer, request, rows) for layer, request in self.items)
 
     def response_bytes(self, rows: int) -> int:
         """Size of the answer's feature maps on the wire, at most."""
@@ -140,6 +134,13 @@ class MapPlan:
             outputs: Tensors by name: float32, (N, C, H, W) or (N, C).
         """
         return [_answer(layer, request, outputs[layer.tensor]) for layer, request in self.items]
+
+
+def value_bytes(layer: LayerInfo, request: MapRequest, rows: int) -> int:
+    """Size of the values of one layer's answer for this many images."""
+    volume = layer.volume
+    values = request.channel_count(volume.depth) * volume.height * volume.width
+    return rows * values * request.dtype.itemsize
 
 
 def _select(index: int, request: MapRequest, layers: Sequence[LayerInfo]) -> list[LayerInfo]:

@@ -13,6 +13,7 @@ from prometheus_client import (
 from prometheus_client.metrics import MetricWrapperBase
 
 from convscope_server.backend import Float32Array, ModelInfo
+from convscope_server.statistics import ModelStatistics
 
 # 50 µs to 10 s, three a decade: a tiny model answers in less than a millisecond.
 _SECONDS = (
@@ -186,12 +187,17 @@ class Metrics:
 
 
 class ModelMetrics:
-    """One model's metrics, its labels bound; also the scheduler's Observer."""
+    """One model's metrics, its labels bound; also the scheduler's Observer.
+
+    Attributes:
+        statistics: The same story, as the Open Inference Protocol asks for it.
+    """
 
     def __init__(self, metrics: Metrics, name: str, version: str, info: ModelInfo) -> None:
         """Bind every metric of a model, so that all its series exist from the start."""
         labels = {"model": name, "version": version}
         self._queued = (0, 0)
+        self.statistics = ModelStatistics()
         self.images = metrics.images.labels(**labels)
         self.predictions = [
             metrics.predictions.labels(**labels, label=label) for label in info.labels
@@ -234,6 +240,7 @@ class ModelMetrics:
 
     def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
         """A batch of this many rows was computed."""
+        self.statistics.batches[rows].add(compute_s)
         self._cut[cut_reason].inc()
         self._batch_size.observe(rows)
         self._compute_seconds.observe(compute_s)

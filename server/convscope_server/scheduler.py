@@ -27,7 +27,8 @@ class Scheduler:
     """The queue of one model, and the workers that compute its batches.
 
     Attributes:
-        max_batch_size: Most rows in one batch.
+        limits: How much may wait, and how large a batch is.
+        worker_count: Batches that are computed at a time.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class Scheduler:
         self._queue = BatchQueue(
             limits, observer, worker_count=worker_count, full_batch_s=full_batch_s
         )
-        self.max_batch_size = limits.max_batch_size
+        self.limits = limits
+        self.worker_count = worker_count
         self._observer = observer
         self._clock = clock
         # Starts no thread before the first batch.

@@ -22,7 +22,8 @@ class ServedModel:
         name: Name of its folder in the repository.
         version: Name of its version's folder.
         metrics: Its metrics.
-        max_batch_size: Most rows of one batch.
+        limits: How much may wait, and how large a batch is.
+        worker_count: Batches that are computed at a time.
         default_priority: Level of a request that names none.
     """
 
@@ -54,7 +55,8 @@ class ServedModel:
         self.name = name
         self.version = version
         self.metrics = metrics
-        self.max_batch_size = scheduler.max_batch_size
+        self.limits = scheduler.limits
+        self.worker_count = scheduler.worker_count
         self.default_priority = default_priority
         self._default_timeout_s = default_timeout_s
         self._lease_count = 0
@@ -65,6 +67,11 @@ class ServedModel:
         self._scheduler = scheduler
         self._sessions = SessionCache(backend, lambda count: metrics.sessions.set(1 + count))
         metrics.sessions.set(1)
+
+    @property
+    def max_batch_size(self) -> int:
+        """Most rows of one batch."""
+        return self.limits.max_batch_size
 
     @property
     def info(self) -> ModelInfo:

@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,7 +76,7 @@ async def load(
     measured_s, ends_s = started_s + seconds * 0.1, started_s + seconds * 1.1
 
     async with contextlib.AsyncExitStack() as stack:
-        calls = []
+        calls: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = []
         for _ in range(connections):
             options = [("grpc.use_local_subchannel_pool", 1)]  # else they share a connection
             channel = await stack.enter_async_context(
@@ -175,7 +175,7 @@ def row(
     )
 
 
-def spread(ratios: list[float]) -> str:
+def spread(ratios: Sequence[float]) -> str:
     """Median and range."""
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 

@@ -72,7 +72,7 @@ async def load(
     """Closed loop: the answers, and how long they took together."""
     answers: list[bytes] = []
     async with grpc.aio.insecure_channel(address, LARGEST_MESSAGE) as channel:
-        call = channel.unary_unary(METHOD)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
         await call(message)  # the session for these layers is built by its first request
         started_s = time.perf_counter()
 
@@ -134,7 +134,7 @@ def print_mixed(address: str, model: Model, options: argparse.Namespace) -> None
         rate = {}
         for name, other in others.items():
 
-            async def both(other: bytes = other) -> list[tuple[list[bytes], float]]:
+            async def both(other: bytes = other) -> tuple[tuple[list[bytes], float], ...]:
                 return await asyncio.gather(
                     load(address, plain, PLAIN_CALLERS, options.seconds),
                     load(address, other, 1, options.seconds),

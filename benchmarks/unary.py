@@ -46,7 +46,7 @@ def _serve_echo(pipe: "Connection[int, int]") -> None:
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, _: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
-            return grpc.unary_unary_rpc_method_handler(echo)  # type: ignore[arg-type]
+            return grpc.unary_unary_rpc_method_handler(echo)
 
     async def run() -> None:
         server = grpc.aio.server()

@@ -21,7 +21,6 @@ import asyncio
 import statistics
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -164,15 +163,8 @@ def _load(
 
 def _batches(running: Running) -> tuple[float, float]:
     """Images and batches that the server has computed so far; zeros of an echo."""
-    if not running.http:
-        return 0, 0
-    with urllib.request.urlopen(f"http://{running.http}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-
-    def value(name: str) -> float:
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-    return value("convscope_batch_size_rows_sum"), value("convscope_batch_size_rows_count")
+    size = "convscope_batch_size_rows"
+    return running.metric(f"{size}_sum"), running.metric(f"{size}_count")
 
 
 async def print_taken_away(options: argparse.Namespace, message: bytes) -> None:

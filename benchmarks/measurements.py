@@ -25,8 +25,7 @@ class Case:
     in_flight: int = 1
     connections: int = 1
 
-    @property
-    def load(self) -> tuple[str, int, int, str, bool]:
+    def by_load(self) -> tuple[str, int, int, str, bool]:
         """To sort by: what is asked for, of which transport; the echo before the others."""
         is_echo = self.server == "echo"
         return self.part, self.in_flight, self.connections, self.transport, not is_echo

@@ -1,6 +1,7 @@
 """What is measured, started in processes of its own on free ports, and ended."""
 
 import asyncio
+import re
 import shlex
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from os import getloadavg, pathsep, sched_getaffinity
 from pathlib import Path
@@ -21,6 +22,7 @@ from convscope_server.transports.envoy_admin import AdminError, EnvoyAdmin
 
 TRANSPORTS = ("grpcio", "envoy")
 _HERE = Path(__file__).parent
+_LOADED = re.compile(r"model (?P<name>\S+), version \S+: loaded .* on \S+, (?P<how>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,14 @@ class Running:
         process_id: Of the process that was started; it may have children.
         http: Where metrics and /readyz are; empty of an echo.
         ready_s: From the start of the process until it was ready; 0 of an echo.
+        models: How each model is run, as the server's log says it; empty of an echo.
     """
 
     address: str
     process_id: int
     http: str = ""
     ready_s: float = 0.0
+    models: Mapping[str, str] = field(default_factory=dict)
 
     def http_get(self, path: str) -> str:
         """What its HTTP server answers; raises if that is no success."""
@@ -68,13 +72,18 @@ def convscope(command: str, *arguments: str) -> Iterator[Running]:
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stderr is not None  # noqa: S101
-            line = next((line for line in process.stderr if "gRPC on " in line), "")
-            if not line:
+            models: dict[str, str] = {}
+            for line in process.stderr:
+                if how := _LOADED.search(line):
+                    models[how["name"]] = how["how"]
+                if "gRPC on " in line:
+                    break
+            else:
                 raise SystemExit(f"did not start: {shlex.join(words)}")
             ready_s = time.perf_counter() - started_s
             address, _, rest = line.partition("gRPC on ")[2].partition(",")
             http = rest.partition("http://")[2].partition("/")[0]
-            yield Running(address, process.pid, http, ready_s)
+            yield Running(address, process.pid, http, ready_s, models)
         finally:
             process.terminate()
 

@@ -43,7 +43,13 @@ PARTS = ("unary", "bulk", "stream", "start", "memory")
 
 
 class Bench:
-    """Servers that run, and what is to be measured of them."""
+    """What is to be measured, and what was.
+
+    Attributes:
+        networks: The models.
+        measurements: Of all rounds so far.
+        targets: Servers and echoes; None where only starts are measured.
+    """
 
     def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
         """Start everything; it ends with the stack."""

@@ -33,10 +33,12 @@ from convscope_server.servicers import (
     open_inference,
     open_inference_models,
     open_inference_repository,
+    open_inference_settings,
     open_inference_shared_memory,
     reflection,
 )
 from convscope_server.shared_memory import SharedMemory
+from convscope_server.trace import Tracer
 from convscope_server.transports.transport import Transport
 from convscope_server.version_policy import VersionPolicy
 
@@ -108,11 +110,13 @@ class Server(Generic[T]):
             max_read_bytes=config.max_message_bytes,
             workers=config.workers,
         )
+        self._tracer = Tracer(config.trace_file, self._executor.submit)
         inference = Inference(
             max_message_bytes=config.max_message_bytes,
             max_picture_pixels=config.max_picture_pixels,
             max_in_flight_bytes=config.max_in_flight_bytes,
             executor=self._executor,
+            tracer=self._tracer,
         )
         self._dispatcher = Dispatcher(
             {
@@ -136,6 +140,9 @@ class Server(Generic[T]):
                     self._repository,
                     self.lifecycle,
                     allows_control=config.model_control == "explicit",
+                ).methods(),
+                **open_inference_settings.OpenInferenceSettingsServicer(
+                    self._tracer, self._models, workers=config.workers
                 ).methods(),
                 **open_inference_shared_memory.OpenInferenceSharedMemoryServicer(memory).methods(),
                 **health.HealthServicer(
@@ -310,6 +317,7 @@ class Server(Generic[T]):
         await self.transport.stop(grace_s=0.1 if self._hurry.is_set() else 1.0)
         await self._repository.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._tracer.close)
         if self._http:
             await asyncio.to_thread(self._http.stop)
         if served:

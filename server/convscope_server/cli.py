@@ -124,6 +124,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="Who may pass tensors in shared memory: callers on this machine, all, nobody.",
 )
 @click.option(
+    "--trace-file",
+    type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    help="JSON file for traces of requests; the call TraceSetting turns them on.",
+)
+@click.option(
     "--grace-period-s",
     default=2.0,
     help="After SIGTERM, health says NOT_SERVING this long before calls are refused.",

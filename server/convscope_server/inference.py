@@ -17,6 +17,7 @@ from convscope_server.feature_maps import MapPlan
 from convscope_server.memory_budget import MemoryBudget
 from convscope_server.pictures import decode_all
 from convscope_server.served_model import ServedModel
+from convscope_server.trace import Trace, Tracer
 
 # Answers of this size and above are written in a thread: they would hold up the event
 # loop for longer than the way to a thread and back takes.
@@ -32,6 +33,7 @@ class Work:
     Attributes:
         images: Pixels as ServedModel.compute() takes them, or picture files.
         plan: The feature maps it wants.
+        request_id: The caller's name for it.
         request_bytes: Size of its message.
         answer_bytes: Size of its answer's, at most.
         priority: 1 to 9, 1 served first.
@@ -40,6 +42,7 @@ class Work:
 
     images: ImageArray | Sequence[bytes]
     plan: MapPlan
+    request_id: str
     request_bytes: int
     answer_bytes: int
     priority: int
@@ -54,11 +57,15 @@ class Result:
         outputs: Scores, probabilities and the plan's tensors by name, float32.
         computed: How it was computed.
         decode_s: How long its pictures took to decode.
+        queued_s, computed_s: When it joined the queue, and when all of it was computed, in
+            time.perf_counter() seconds.
     """
 
     outputs: Mapping[str, Float32Array]
     computed: Computed
     decode_s: float
+    queued_s: float
+    computed_s: float
 
 
 class Inference:
@@ -71,8 +78,10 @@ class Inference:
         max_picture_pixels: int,
         max_in_flight_bytes: int,
         executor: Executor,
+        tracer: Tracer,
     ) -> None:
-        """Take the limits of config.ServerConfig, and threads for long work."""
+        """Take the limits of config.ServerConfig, threads for long work, and what traces."""
+        self._tracer = tracer
         self._max_message_bytes = max_message_bytes
         self._max_picture_pixels = max_picture_pixels
         self._memory = MemoryBudget(max_in_flight_bytes)
@@ -96,9 +105,10 @@ class Inference:
             ServerError: As in Scheduler.submit.
         """
         started_s = time.perf_counter()
+        is_traced = self._tracer.enabled and self._tracer.takes(model.name)
         model.take_lease()
         try:
-            result, answer, write_s = await self._run(model, work, write)
+            result, answer = await self._run(model, work, write)
         except BaseException as error:
             model.metrics.statistics.fail.add(time.perf_counter() - started_s)
             if isinstance(error, Overloaded):
@@ -108,23 +118,26 @@ class Inference:
             raise
         finally:
             model.end_lease()
+        ended_s = time.perf_counter()
         rows = len(work.images)
         if work.plan.items:
             model.metrics.feature_map_requests.inc()
             model.metrics.feature_map_bytes.inc(work.plan.value_bytes(rows))
         model.metrics.statistics.succeeded(
             rows,
-            total_s=time.perf_counter() - started_s,
+            total_s=ended_s - started_s,
             queue_s=result.computed.queue_s,
             decode_s=result.decode_s,
             compute_s=result.computed.compute_s,
-            write_s=write_s,
+            write_s=ended_s - result.computed_s,
         )
+        if is_traced:
+            self._tracer.add(_trace(model, work, result, started_s, ended_s))
         return answer
 
     async def _run(
         self, model: ServedModel, work: Work, write: Callable[[Result], T]
-    ) -> tuple[Result, T, float]:
+    ) -> tuple[Result, T]:
         rows, plan, deadline_s = len(work.images), work.plan, work.deadline_s
         if work.answer_bytes > self._max_message_bytes:
             raise ResponseTooLarge(
@@ -141,18 +154,17 @@ class Inference:
                 model.check_room(rows, plan.tensors, priority=work.priority, deadline_s=deadline_s)
             if not isinstance(images, np.ndarray):
                 images, decode_s = await self._decode(images, model)
+            queued_s = time.perf_counter()
             computed = await model.compute(
                 images, plan.tensors, priority=work.priority, deadline_s=deadline_s
             )
             names = (SCORES, PROBABILITIES, *plan.tensors)
-            result = Result(dict(zip(names, computed.outputs, strict=True)), computed, decode_s)
-            written_s = time.perf_counter()
+            outputs = dict(zip(names, computed.outputs, strict=True))
+            result = Result(outputs, computed, decode_s, queued_s, time.perf_counter())
             if work.answer_bytes < _LARGE_ANSWER_BYTES:
-                answer = write(result)
-            else:
-                loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(self._executor, write, result)
-            return result, answer, time.perf_counter() - written_s
+                return result, write(result)
+            loop = asyncio.get_running_loop()
+            return result, await loop.run_in_executor(self._executor, write, result)
         finally:
             self._memory.release(needed_bytes)
 
@@ -182,3 +194,27 @@ class Inference:
             gone.set()
         model.metrics.decode_seconds.observe(decode_s)
         return images, decode_s
+
+
+def _trace(
+    model: ServedModel, work: Work, result: Result, started_s: float, ended_s: float
+) -> Trace:
+    computing_s = result.queued_s + result.computed.queue_s
+    return Trace(
+        model.name,
+        model.version,
+        work.request_id,
+        tuple(
+            (name, round(seconds * 1e9))
+            for name, seconds in (
+                ("REQUEST_START", started_s),
+                ("QUEUE_START", result.queued_s),
+                ("COMPUTE_START", computing_s),
+                # Rows are put together within the batch's time: nothing of it is apart.
+                ("COMPUTE_INPUT_END", computing_s),
+                ("COMPUTE_OUTPUT_START", result.computed_s),
+                ("COMPUTE_END", ended_s),
+                ("REQUEST_END", ended_s),
+            )
+        ),
+    )

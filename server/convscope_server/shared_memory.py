@@ -8,11 +8,10 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import unquote
 
+from convscope_server.call import is_local
 from convscope_server.errors import (
     AlreadyRegistered,
     Forbidden,
@@ -139,7 +138,7 @@ class SharedMemory:
                 f"expected --workers 1 for shared memory, got {self._workers}: "
                 "it would be registered with one of them only"
             )
-        if self._access == "local" and not _is_local(peer):
+        if self._access == "local" and not is_local(peer):
             raise Forbidden(
                 "expected a caller on the server's own machine for shared memory: send the "
                 "tensors in messages, or start the server with --shared-memory any"
@@ -245,16 +244,3 @@ def _open(key: str) -> _Object:
     if not stat.S_ISREG(os.fstat(opened.descriptor).st_mode):
         raise InvalidRequest(f"expected key {key[:100]!r} to be a shared memory object")
     return opened
-
-
-def _is_local(peer: str) -> bool:
-    """Whether gRPC's name for a caller's address is one of this machine."""
-    scheme, _, address = unquote(peer).partition(":")
-    if scheme == "unix":
-        return True
-    try:
-        host = ip_address(address.rpartition(":")[0].strip("[]"))
-    except ValueError:
-        return False
-    mapped = host.ipv4_mapped if isinstance(host, IPv6Address) else None
-    return (mapped or host).is_loopback

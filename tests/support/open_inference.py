@@ -45,6 +45,13 @@ def stream_infer(
     return [pb.ModelStreamInferResponse.FromString(answer) for answer in answers]
 
 
+def set_trace(channel: grpc.Channel, **settings: list[str]) -> None:
+    request = pb.TraceSettingRequest()
+    for name, values in settings.items():
+        request.settings[name].value.extend(values)
+    _call(channel, "TraceSetting", request.SerializeToString())
+
+
 def _call(channel: grpc.Channel, method: str, message: bytes) -> bytes:
     call: Any = channel.unary_unary(f"/{_SERVICE}/{method}")
     answer: bytes = call(message, timeout=60)

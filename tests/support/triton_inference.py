@@ -289,9 +289,79 @@ def errors(address: str) -> None:
             assert expected[1] in message, message
 
 
+def logging_settings(address: str) -> None:
+    with triton.InferenceServerClient(address) as client:
+        before = client.get_log_settings(as_json=True)["settings"]
+        assert set(before) == {
+            *("log_file", "log_info", "log_warning", "log_error"),
+            *("log_verbose_level", "log_format"),
+        }
+        client.update_log_settings({"log_info": False, "log_verbose_level": 1})
+        changed = client.update_log_settings({"log_format": "default"}, as_json=True)["settings"]
+        assert changed["log_info"].get("bool_param", False) is False
+        assert changed["log_verbose_level"]["uint32_param"] == 1
+        assert changed["log_format"]["string_param"] == "default"
+        for settings, code in (
+            ({"log_file": "elsewhere"}, "UNIMPLEMENTED"),
+            ({"log_format": "XML"}, "INVALID_ARGUMENT"),
+            ({"log_nothing": True}, "INVALID_ARGUMENT"),
+        ):
+            assert refusal(lambda s=settings: client.update_log_settings(s)) == code
+        client.update_log_settings(
+            {"log_info": True, "log_verbose_level": 0, "log_format": "ISO8601"}
+        )
+
+
+def tracing(address: str) -> None:
+    images = [images_input(random_images(1))]
+    with triton.InferenceServerClient(address) as client:
+        settings = client.get_trace_settings(as_json=True)["settings"]
+        assert {name: one["value"] for name, one in settings.items()} == {
+            "trace_level": ["OFF"],
+            "trace_rate": ["1000"],
+            "trace_count": ["-1"],
+            "log_frequency": ["0"],
+            "trace_mode": ["triton"],
+            "trace_file": ["trace.json"],
+        }
+        client.infer("tiny", images)
+        client.update_trace_settings(
+            settings={"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "3"}
+        )
+        for number in range(20):
+            client.infer("tiny", images, request_id=str(number))
+        client.update_trace_settings(settings={"trace_level": None})
+        client.update_trace_settings("tiny", {"trace_level": "TIMESTAMPS", "trace_rate": "1"})
+        own = client.get_trace_settings("tiny", as_json=True)["settings"]
+        assert own["trace_rate"]["value"] == ["1"]
+        client.infer("tiny", images, request_id="own")
+        client.update_trace_settings("tiny", {"trace_level": None, "trace_rate": None})
+        own = client.get_trace_settings("tiny", as_json=True)["settings"]
+        assert own["trace_rate"]["value"] == ["2"]
+        for changes, code in (
+            ({"trace_level": "TENSORS"}, "UNIMPLEMENTED"),
+            ({"trace_file": "elsewhere"}, "UNIMPLEMENTED"),
+            ({"trace_rate": "0"}, "INVALID_ARGUMENT"),
+            ({"trace_rate": ["1", "2"]}, "INVALID_ARGUMENT"),
+            ({"trace_level": "ON"}, "INVALID_ARGUMENT"),
+        ):
+            assert refusal(lambda c=changes: client.update_trace_settings(settings=c)) == code
+        absent = refusal(lambda: client.get_trace_settings("absent"))
+        assert absent == "NOT_FOUND"
+
+
+def refusal(call: Any) -> str:
+    """The code that a call ends with."""
+    try:
+        call()
+    except triton.InferenceServerException as error:
+        return str(error.status()).removeprefix("StatusCode.")
+    return "OK"
+
+
 SESSIONS = (
     *(describe, infer, pictures, classification, asynchronous, streaming, strict_streaming),
-    *(shared, errors),
+    *(shared, errors, logging_settings, tracing),
 )
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ class ClassifierServicer:
         work = Work(
             images=codec.images(request, model.info),
             plan=plan,
+            request_id=request.id,
             request_bytes=request.ByteSize(),
             answer_bytes=codec.response_bytes(request, plan, model.info, rows),
             priority=checked_priority(request.priority, model.default_priority),

@@ -109,6 +109,7 @@ class OpenInferenceServicer:
         work = Work(
             images=inputs.images(request, model.info, self._memory, call.peer),
             plan=outputs.plan,
+            request_id=request.id,
             request_bytes=request.ByteSize(),
             answer_bytes=outputs.answer_bytes(request.id, rows),
             priority=_priority(request.parameters, model.default_priority),

@@ -25,6 +25,11 @@ _STREAM_WINDOW_BYTES, _CONNECTION_WINDOW_BYTES = 4 << 20, 32 << 20
 _CONNECTION_BUFFER_BYTES = 1 << 20
 # More would be refused by the operating system sooner or later.
 _MAX_CONNECTIONS = 50_000
+# WINDOW_UPDATE frames for each DATA frame sent, beyond which a connection is ended.
+# A reader that gives room in crumbs is slow, not hostile: reading one costs next to nothing.
+_WINDOW_UPDATES_A_DATA_FRAME = 1000
+# As many calls on one connection as there will never be.
+_NEVER = (1 << 32) - 1
 # A thread of Envoy that does nothing for this long ends the process: a
 # supervisor starts another, while a hung one would hold the port for ever.
 _HUNG_AFTER = "60s"
@@ -72,11 +77,15 @@ def envoy_config(
         "common_http_protocol_options": {
             # Connections without calls; pings below find those whose client has gone.
             "idle_timeout": "3600s",
-            "max_headers_count": 100,
+            # Their size bounds them already.
+            "max_headers_count": 1000,
             # Allowed in gRPC's metadata.
             "headers_with_underscores_action": "ALLOW",
         },
         "http2_protocol_options": {
+            # Of Envoy's two codecs the other one, nghttp2, ends a connection that resets more
+            # than 1000 calls at once and 33 a second; see layered_runtime below.
+            "use_oghttp2_codec": True,
             "max_concurrent_streams": config.max_concurrent_streams,
             "initial_stream_window_size": _STREAM_WINDOW_BYTES,
             "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
@@ -86,6 +95,14 @@ def envoy_config(
                 "interval": f"{config.keepalive_time_s:.3f}s",
                 "timeout": f"{config.keepalive_timeout_s:.3f}s",
             },
+            "max_inbound_window_update_frames_per_data_frame_sent": _WINDOW_UPDATES_A_DATA_FRAME,
+            # Frames that wait for a client that does not read: the bytes that may wait
+            # bound those of answers, so this is for pings and resets without end.
+            "max_outbound_frames": 10_000,
+            "max_outbound_control_frames": 1000,
+            # No gRPC library sends either: those of Envoy, written down.
+            "max_consecutive_inbound_frames_with_empty_payload": 1,
+            "max_inbound_priority_frames_per_stream": 100,
             # One bad call resets its stream, not the others on its connection.
             "override_stream_error_on_invalid_http_message": True,
         },
@@ -128,6 +145,18 @@ def envoy_config(
                         ".downstream_connections.v3.DownstreamConnectionsConfig",
                         "max_active_downstream_connections": _MAX_CONNECTIONS,
                     },
+                }
+            ]
+        },
+        # Against clients that open calls only to reset them Envoy ends a connection after
+        # 500 resets within their first second, if those are half of its calls. So do
+        # honest callers with short deadlines, when the server is busy, and the others on
+        # their connection would be lost with them.
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "server",
+                    "static_layer": {"overload.premature_reset_total_stream_count": _NEVER},
                 }
             ]
         },

@@ -70,7 +70,7 @@ def test_thousands_who_give_up_leave_their_neighbour_alone(address: str, how: st
         answers = neighbour(iter(messages.get, None), timeout=120)
         messages.put(b"a")
         assert next(answers) == b"A"
-        hold: Callable[..., Any] = channel.unary_unary(HOLD).future  # type: ignore[attr-defined]
+        hold: Callable[..., Any] = channel.unary_unary(HOLD).future
         ends: Counter[grpc.StatusCode] = Counter()
         for _ in range(15):
             timeout = 0.1 if how == "deadline" else 60

@@ -74,7 +74,12 @@ def envoy_config(
         "delayed_close_timeout": "1s",
         # Metadata in KiB; grpc's own limit is 16.
         "max_request_headers_kb": 64,
+        # A method's name is taken as it came, so that whoever filters paths before us and we
+        # mean the same one.
+        "normalize_path": False,
+        "merge_slashes": False,
         "common_http_protocol_options": {
+            "max_stream_duration": "0s",
             # Connections without calls; pings below find those whose client has gone.
             "idle_timeout": "3600s",
             # Their size bounds them already.
@@ -129,6 +134,8 @@ def envoy_config(
                     "address": {
                         "socket_address": {"address": config.host, "port_value": config.port}
                     },
+                    # Clients that connect at once and wait to be taken; the kernel has the last word.
+                    "tcp_backlog_size": 4096,
                     # Else a second server would share a taken port without a word.
                     "enable_reuse_port": False,
                     "per_connection_buffer_limit_bytes": _CONNECTION_BUFFER_BYTES,

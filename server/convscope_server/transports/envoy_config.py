@@ -134,7 +134,7 @@ def envoy_config(
                     "address": {
                         "socket_address": {"address": config.host, "port_value": config.port}
                     },
-                    # Clients that connect at once and wait to be taken; the kernel has the last word.
+                    # Clients that connect at once and wait to be taken; the kernel may allow fewer.
                     "tcp_backlog_size": 4096,
                     # Else a second server would share a taken port without a word.
                     "enable_reuse_port": False,

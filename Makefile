@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 GRPC_JS := $(if $(shell command -v npm),tests/grpc_js/node_modules)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint type contracts proto clean
+.PHONY: help serve test test-slow perf-analyzer lint type contracts proto clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,15 @@ test: $(VENV)/.dev $(GRPC_JS) lint type contracts  ## install everything the tes
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes or a tool (the Docker image: see tests/docker)
 	$(BIN)/python -m pytest -m "slow" $(ARGS)
+
+perf-analyzer: $(VENV)/.perf_analyzer  ## Triton's load generator, for its tests (Linux on x86-64)
+
+# The last wheel of tritonclient that holds it, and the library of CUDA that it is linked with.
+$(VENV)/.perf_analyzer: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/perf_analyzer \
+	  tritonclient==2.50.0 nvidia-cuda-runtime-cu12==12.9.79
+	rm -rf $(VENV)/perf_analyzer/triton*
+	@touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

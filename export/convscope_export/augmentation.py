@@ -1,4 +1,4 @@
-"""Random mirroring and translation of training images, on tensors."""
+"""Random mirroring, translation and cutting out of training images, on tensors."""
 
 import torch
 from torch import Tensor
@@ -40,3 +40,25 @@ def _reflected(index: Tensor, size: int) -> Tensor:
     """Indices outside 0..size-1 mirrored at the border pixel, which is not repeated."""
     index = index.abs()
     return torch.where(index >= size, 2 * (size - 1) - index, index)
+
+
+def cut_out(images: Tensor, generator: torch.Generator, side: int, color: Tensor) -> Tensor:
+    """Copies of images with a square in one colour; what of it lies outside is not seen.
+
+    Args:
+        images: uint8, shape (B, C, H, W).
+        generator: CPU generator that every draw comes from.
+        side: Of the square, in pixels. Its centre is any pixel, each as likely.
+        color: uint8, shape (C,).
+
+    Returns:
+        uint8, shape (B, C, H, W).
+    """
+    count, _, height, width = images.shape
+    inside = []
+    for size in (height, width):
+        first = torch.randint(0, size, (count, 1), generator=generator) - side // 2
+        pixel = torch.arange(size)
+        inside.append(((pixel >= first) & (pixel < first + side)).to(images.device))
+    square = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(square, color.view(1, -1, 1, 1), images)

@@ -30,6 +30,7 @@ class Checkpoint:
         fingerprint: What the training is of: changing any of it makes another training.
         epoch: Epochs finished.
         weights: The network's state_dict.
+        average: That of the average of the weights (torch's AveragedModel); empty for none.
         optimizer: The optimizer's state_dict.
         generator: State of the generator that orders and augments the images.
         curve: One dict per finished epoch (training.EpochResult).
@@ -39,6 +40,7 @@ class Checkpoint:
     fingerprint: dict[str, Any]
     epoch: int
     weights: dict[str, Tensor]
+    average: dict[str, Tensor]
     optimizer: dict[str, Any]
     generator: Tensor
     curve: list[dict[str, Any]]

@@ -16,6 +16,8 @@ from convscope_export.layers import (
     distance_weights,
 )
 
+# After a convolution's name, that of its batch normalisation.
+_NORM = "_norm"
 # Far below any activation that matters; see L2Pool.
 _TINY = 1e-12
 
@@ -23,12 +25,20 @@ _TINY = 1e-12
 class Network(nn.Module):
     """An architecture with weights; sub-modules and parameters carry the layers' names."""
 
-    def __init__(self, architecture: Architecture) -> None:
-        """Make the layers, with PyTorch's default random weights from its global generator."""
+    def __init__(self, architecture: Architecture, *, batch_norm: bool = False) -> None:
+        """Make the layers, with PyTorch's default random weights from its global generator.
+
+        Args:
+            architecture: The layers.
+            batch_norm: For training, normalise the output of each convolution; it is no
+                layer of the architecture: fold() it into the convolutions afterwards.
+        """
         super().__init__()
         self.architecture = architecture
         for placed in architecture.layers:
             self.add_module(placed.name, _module(placed))
+            if batch_norm and isinstance(placed.layer, Conv):
+                self.add_module(f"{placed.name}{_NORM}", nn.BatchNorm2d(placed.layer.filters))
 
     def activations(self, x: Tensor) -> dict[str, Tensor]:
         """Every layer's output by the layer's name, in the network's order.
@@ -45,6 +55,8 @@ class Network(nn.Module):
             if isinstance(placed.layer, FullyConnected) and x.dim() > 2:
                 x = x.flatten(1)
             x = self.get_submodule(placed.name)(x)
+            if norm := getattr(self, f"{placed.name}{_NORM}", None):
+                x = norm(x)
             outputs[placed.name] = x
         # The last layer may be the global average of as many channels as there are classes.
         outputs[self.architecture.layers[-1].name] = x.flatten(1)
@@ -114,6 +126,30 @@ def _module(placed: PlacedLayer) -> nn.Module:
             return nn.AvgPool2d((placed.input.height, placed.input.width))
         case FullyConnected() as fc:
             return nn.Linear(placed.input.values, fc.outputs)
+
+
+def fold(network: Network) -> Network:
+    """The same network, as it is in eval mode, without batch normalisation.
+
+    A normalisation by fixed statistics is a scale and an offset of each channel, and so is
+    part of the convolution before it: w' = w g / sqrt(v + e), b' = (b - m) g / sqrt(v + e) + o
+    with mean m, variance v, scale g, offset o (Ioffe and Szegedy, 2015, section 3.1).
+    """
+    folded = Network(network.architecture)
+    with torch.no_grad():
+        for name, module in folded.named_children():
+            source = network.get_submodule(name)
+            module.load_state_dict(source.state_dict())
+            norm = getattr(network, f"{name}{_NORM}", None)
+            if isinstance(module, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                # In float64: the roundings of the product would be seen in the last digits.
+                of = {key: value.double() for key, value in norm.state_dict().items()}
+                scale = of["weight"] / (of["running_var"] + norm.eps).sqrt()
+                weights, biases = (parameter.double() for parameter in module.parameters())
+                biases = (biases - of["running_mean"]) * scale + of["bias"]
+                weights = weights * scale.view(-1, 1, 1, 1)
+                module.load_state_dict({"weight": weights, "bias": biases})
+    return folded.to(next(network.parameters()).device).train(network.training)
 
 
 def he_initialize(network: Network) -> None:

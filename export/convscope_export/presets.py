@@ -113,7 +113,39 @@ VGG16 = Preset(
     ),
 )
 
-PRESETS = {preset.name: preset for preset in (SIMPLE, STACK, STACK_28, VGG16)}
+CIFAR10 = Preset(
+    name="cifar10",
+    description=(
+        "Eight convolutions and a global average: CIFAR-10 on CPUs, with less than half of the "
+        "multiply-adds of airbench94"
+    ),
+    # The first convolution sees all pixels, everything after it a quarter of them or less:
+    # that is where most of a VGG's multiply-adds go.
+    architecture=parse(
+        "INPUT(32x32x3) -> CONV(32, 3x3) -> RELU -> POOL(max, 2x2)"
+        " -> [CONV(64, 3x3) -> RELU]*2 -> POOL(max, 2x2)"
+        " -> [CONV(128, 3x3) -> RELU]*3 -> POOL(max, 2x2)"
+        " -> [CONV(256, 3x3) -> RELU]*2 -> POOL(average, global) -> FC(10)"
+    ),
+    recipe=Recipe(
+        epochs=60,
+        batch_size=250,
+        learning_rate=0.2,
+        warmup=0.1,
+        weight_decay=5e-4,
+        label_smoothing=0.1,
+        flip=True,
+        shift=3,
+        initialization="he",
+        cutout=8,
+        optimizer="sgd",
+        batch_norm=True,
+        average=0.998,
+        precision="bfloat16",
+    ),
+)
+
+PRESETS = {preset.name: preset for preset in (SIMPLE, STACK, STACK_28, VGG16, CIFAR10)}
 
 # For any other architecture; small enough a rate for deep ones.
 DEFAULT_RECIPE = Recipe(

@@ -20,7 +20,7 @@ from convscope_export.network import Network
 from convscope_export.notation import NotationError, parse
 from convscope_export.presets import Preset
 from convscope_export.provenance import git_revision, versions
-from convscope_export.training import Observer, Training, TrainingError, scores_of
+from convscope_export.training import Observer, Training, TrainingError, scores_of, trained_network
 
 CHECKPOINT_NAME = "checkpoint.pt"
 RECORD_NAME = "run.json"
@@ -223,16 +223,16 @@ def load(directory: Path) -> tuple[RunRecord, Network]:
             f"delete {RECORD_NAME} and run the same convscope train again"
         )
     try:
-        network = Network(parse(record.architecture))
+        architecture = parse(record.architecture)
     except NotationError as error:
         raise RunError(
             f"{directory}: expected an architecture in the notation of this version, got "
             f"{record.architecture}: {error.reason}; train it again"
         ) from error
     try:
-        network.load_state_dict(state.weights)
+        network = trained_network(architecture, state)
     except RuntimeError as error:
         raise RunError(
             f"{checkpoint_path} does not hold the weights of {record.architecture}; train it again"
         ) from error
-    return record, network.eval()
+    return record, network

@@ -6,22 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from convscope_export import checkpoint as checkpoints
 from convscope_export.architecture import Architecture
-from convscope_export.augmentation import augment
+from convscope_export.augmentation import augment, cut_out
 from convscope_export.checkpoint import Checkpoint
 from convscope_export.cifar10 import Images, UInt8Array
 from convscope_export.errors import ExportError
 from convscope_export.evaluation import evaluate
-from convscope_export.network import Network, he_initialize, normalize, resize
+from convscope_export.network import Network, fold, he_initialize, normalize, resize
 from convscope_export.recipe import Recipe
 
 # Steps between two looks at the loss: reading it makes a GPU wait.
@@ -187,16 +188,21 @@ class Training:
         state = checkpoints.load(path, fingerprint) if path.exists() else None
         with _deterministic(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = Network(self.architecture)
+            network = Network(self.architecture, batch_norm=self.recipe.batch_norm)
             if self.recipe.initialization == "he":
                 he_initialize(network)
             network.to(device)
+            if self.recipe.precision == "bfloat16":  # its kernels want it so
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            average = _average(network, self.recipe)
             optimizer = _optimizer(network, self.recipe)
             generator = torch.Generator().manual_seed(self.seed)
             curve: list[EpochResult] = []
             seconds = 0.0
             if state is not None:
                 network.load_state_dict(state.weights)
+                if average:
+                    average.load_state_dict(state.average)
                 optimizer.load_state_dict(state.optimizer)
                 generator.set_state(state.generator)
                 curve = [EpochResult(**point) for point in state.curve]
@@ -207,24 +213,30 @@ class Training:
             while len(curve) < self.recipe.epochs:
                 start = time.perf_counter()
                 curve.append(
-                    self._epoch(network, optimizer, generator, pixels, labels, len(curve), observer)
+                    self._epoch(
+                        *(network, average, optimizer, generator),
+                        *(pixels, labels, len(curve), observer),
+                    )
                 )
                 seconds += time.perf_counter() - start
                 Checkpoint(
                     fingerprint,
                     epoch=len(curve),
                     weights=network.state_dict(),
+                    average=average.state_dict() if average else {},
                     optimizer=optimizer.state_dict(),
                     generator=generator.get_state(),
                     curve=[asdict(point) for point in curve],
                     seconds=seconds,
                 ).save(path)
                 observer.finished_epoch(curve[-1])
-        return Trained(network.cpu().eval(), curve, seconds)
+            result = fold(_result(network, average).cpu().eval())
+        return Trained(result, curve, seconds)
 
     def _epoch(
         self,
         network: Network,
+        average: AveragedModel | None,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         pixels: Tensor,
@@ -239,17 +251,29 @@ class Training:
         loss_sum = torch.zeros((), device=pixels.device)
         right = torch.zeros((), device=pixels.device)
         network.train()
+        gray = (torch.tensor(self.mean, device=pixels.device) * 255).round().to(torch.uint8)
         for step in range(steps):
             rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             images = augment(pixels, rows, generator, flip=recipe.flip, shift=recipe.shift)
+            if recipe.cutout:
+                images = cut_out(images, generator, recipe.cutout, gray)
             target = labels[rows.to(labels.device)]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch * steps + step, recipe.epochs * steps)
-            scores = network(_network_input(network, images, self.mean, self.std))
+            batch = _network_input(network, images, self.mean, self.std)
+            if recipe.precision == "bfloat16":
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(
+                pixels.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"
+            ):
+                scores = network(batch)
+            scores = scores.float()
             loss = cross_entropy(scores, target, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+            if average:
+                average.update_parameters(network)
             loss_sum += loss.detach()
             right += (scores.detach().argmax(1) == target).float().mean()
             if (step + 1) % _REPORT_STEPS == 0 or step + 1 == steps:
@@ -266,8 +290,8 @@ class Training:
                     )
                 observer.stepped((step + 1) * recipe.batch_size, mean_loss, accuracy)
         elapsed_s = time.perf_counter() - start
-        network.eval()
-        held_out = evaluate(scores_of(network, self.mean, self.std), self.validation, self.labels)
+        result = _result(network, average).eval()
+        held_out = evaluate(scores_of(result, self.mean, self.std), self.validation, self.labels)
         return EpochResult(
             epoch=epoch + 1,
             loss=mean_loss,
@@ -277,14 +301,42 @@ class Training:
         )
 
 
-def _optimizer(network: Network, recipe: Recipe) -> torch.optim.AdamW:
+def trained_network(architecture: Architecture, state: Checkpoint) -> Network:
+    """What a checkpoint's training came to so far: on the CPU, in eval mode, folded.
+
+    Raises:
+        RuntimeError: The checkpoint's weights are not of this architecture.
+    """
+    recipe = Recipe(**state.fingerprint["recipe"])
+    network = Network(architecture, batch_norm=recipe.batch_norm)
+    network.load_state_dict(state.weights)
+    average = _average(network, recipe)
+    if average:
+        average.load_state_dict(state.average)
+    return fold(_result(network, average).eval())
+
+
+def _average(network: Network, recipe: Recipe) -> AveragedModel | None:
+    if not recipe.average:
+        return None
+    # Its statistics too: those of batch normalisation belong to the weights.
+    decay = get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+
+
+def _result(network: Network, average: AveragedModel | None) -> Network:
+    """The network that a training keeps."""
+    return cast("Network", average.module) if average else network
+
+
+def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     # Biases have one dimension; decaying them only shifts the activations.
     decayed = [weights for weights in network.parameters() if weights.dim() > 1]
     others = [weights for weights in network.parameters() if weights.dim() <= 1]
-    return torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate)

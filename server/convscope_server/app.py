@@ -26,7 +26,8 @@ from convscope_server.poller import Poller
 from convscope_server.repository import Repository
 from convscope_server.repository_folder import RepositoryFolder
 from convscope_server.served_models import Models
-from convscope_server.servicers import classifier, health, open_inference_repository, reflection
+from convscope_server.services import all_methods
+from convscope_server.trace import Tracer
 from convscope_server.transports.transport import Transport
 from convscope_server.version_policy import VersionPolicy
 
@@ -87,36 +88,12 @@ class Server(Generic[T]):
         self._folder = folder
         self._repository = Repository(folder, self._models, config, self._metrics)
         self._polling: asyncio.Task[None] | None = None
-        services = (
-            classifier.SERVICE,
-            open_inference_repository.SERVICE,
-            health.SERVICE,
-            reflection.SERVICE,
+        self._tracer = Tracer(config.trace_file, self._executor.submit)
+        methods = all_methods(
+            *(config, self._models, self._repository),
+            *(self.lifecycle, self._executor, self._tracer),
         )
-        self._dispatcher = Dispatcher(
-            {
-                **classifier.ClassifierServicer(
-                    self._models,
-                    self.lifecycle,
-                    max_message_bytes=config.max_message_bytes,
-                    max_picture_pixels=config.max_picture_pixels,
-                    max_in_flight_bytes=config.max_in_flight_bytes,
-                    executor=self._executor,
-                ).methods(),
-                **open_inference_repository.OpenInferenceRepositoryServicer(
-                    self._repository,
-                    self._models,
-                    self.lifecycle,
-                    allows_control=config.model_control == "explicit",
-                ).methods(),
-                **health.HealthServicer(
-                    self.lifecycle, self._models, frozenset(services)
-                ).methods(),
-                **reflection.ReflectionServicer(services).methods(),
-            },
-            self._metrics,
-            max_calls=config.max_concurrent_calls,
-        )
+        self._dispatcher = Dispatcher(methods, self._metrics, max_calls=config.max_concurrent_calls)
         self.transport = transport(config, self._dispatcher)
         self._http = (
             None
@@ -281,6 +258,7 @@ class Server(Generic[T]):
         await self.transport.stop(grace_s=0.1 if self._hurry.is_set() else 1.0)
         await self._repository.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._tracer.close)
         if self._http:
             await asyncio.to_thread(self._http.stop)
         if served:

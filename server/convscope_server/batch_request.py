@@ -5,12 +5,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from convscope_server.backend import Float32Array, ImageArray, Session
+from convscope_server.errors import InvalidRequest
 
 Arrays = Sequence[Float32Array]
 
 # Levels of priority, the first served first.
 PRIORITIES = range(1, 10)
 DEFAULT_PRIORITY = 5
+
+
+def checked_priority(level: int, default: int) -> int:
+    """A request's level of priority; the default if it names none, which is 0.
+
+    Raises:
+        InvalidRequest: There is no such level.
+    """
+    level = level or default
+    if level not in PRIORITIES:
+        raise InvalidRequest(
+            f"expected a priority from {PRIORITIES[0]} to {PRIORITIES[-1]}, or 0, got {level}"
+        )
+    return level
 
 
 @dataclass(slots=True)
@@ -73,7 +88,7 @@ class Request:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of those rows."""
-        return self.images[self.taken :].nbytes
+        return self.images.nbytes * self.waiting_rows // max(1, len(self.images))
 
 
 @dataclass(slots=True)

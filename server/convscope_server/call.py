@@ -6,6 +6,8 @@ that the servicer runs in, so no servicer has to ask.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +19,18 @@ class Call:
         metadata: The caller's headers, names in lower case; the last of equal names.
         deadline_s: When the caller stops waiting, in time.monotonic() seconds;
             None if it waits for ever.
-        peer: The caller's address as the transport writes it; for logs only.
+        peer: The caller's address as gRPC writes it: ipv4:HOST:PORT, ipv6:[HOST]:PORT, unix:PATH.
     """
 
     method: str
     metadata: Mapping[str, str | bytes] = field(default_factory=dict)
     deadline_s: float | None = None
     peer: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the caller is on this machine, by its address."""
+        return is_local(self.peer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +66,16 @@ class Stream:
 
 # Full method names to what answers them.
 Methods = Mapping[str, Unary | Stream]
+
+
+def is_local(peer: str) -> bool:
+    """Whether a caller's address, as gRPC writes it, is one of this machine."""
+    scheme, _, address = unquote(peer).partition(":")
+    if scheme == "unix":
+        return True
+    try:
+        host = ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    mapped = host.ipv4_mapped if isinstance(host, IPv6Address) else None
+    return (mapped or host).is_loopback

@@ -118,6 +118,17 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="Processes that share the port. For models quicker than gRPC's own work; Linux only.",
 )
 @click.option(
+    "--shared-memory",
+    type=click.Choice(["local", "any", "off"]),
+    default="local",
+    help="Who may pass tensors in shared memory: callers on this machine, all, nobody.",
+)
+@click.option(
+    "--trace-file",
+    type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    help="JSON file for traces of requests; the call TraceSetting turns them on.",
+)
+@click.option(
     "--grace-period-s",
     default=2.0,
     help="After SIGTERM, health says NOT_SERVING this long before calls are refused.",

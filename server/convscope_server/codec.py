@@ -1,7 +1,7 @@
 """Messages of convscope.v1 to what the server works with, and back. Pure functions."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
@@ -9,10 +9,12 @@ from google.protobuf.message import DecodeError, Message
 from convscope_proto.tensors import TensorError, from_tensor, to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray, ModelInfo
-from convscope_server.batch_request import PRIORITIES, Computed
+from convscope_server.batch_request import Computed
 from convscope_server.errors import InvalidRequest
 from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
+from convscope_server.inference import Result
 from convscope_server.model_status import ModelState, ModelStatus
+from convscope_server.pixels import checked_images
 
 DEFAULT_TOP_K = 5
 # At most, what the wire adds to the label and numbers of a class, and to an answer.
@@ -71,24 +73,15 @@ def row_count(request: pb.ClassifyRequest) -> int:
     return rows
 
 
-def priority(request: pb.ClassifyRequest, default: int) -> int:
-    """The request's level of priority; the default if it names none.
-
-    Raises:
-        InvalidRequest: There is no such level.
-    """
-    level = request.priority or default
-    if level not in PRIORITIES:
-        raise InvalidRequest(
-            f"expected a priority from {PRIORITIES[0]} to {PRIORITIES[-1]}, or 0, got {level}"
-        )
-    return level
+def images(request: pb.ClassifyRequest, info: ModelInfo) -> ImageArray | Sequence[bytes]:
+    """A request's images: pixels as pixels() has them, or picture files."""
+    if request.WhichOneof("images") == "pixels":
+        return pixels(request.pixels, info)
+    return request.encoded.images
 
 
 def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
-    """Raw pixels of a request: uint8, (N, H, W, C), of the model's size.
-
-    Or, of a model whose own input is of floats, that input: of its dtype and shape, finite.
+    """Raw pixels of a request, as checked_images() has them.
 
     Raises:
         InvalidRequest: They are of another dtype or shape, or the bytes do not fit.
@@ -97,28 +90,7 @@ def pixels(tensor: pb.Tensor, info: ModelInfo) -> ImageArray:
         array = from_tensor(tensor)
     except TensorError as error:
         raise InvalidRequest(f"pixels: {error}") from error
-    native = info.native
-    if native and array.dtype == native.dtype and array.shape[1:] == native.shape:
-        odd_count = array.size - np.count_nonzero(np.isfinite(array))
-        if odd_count:
-            raise InvalidRequest(
-                f"expected finite numbers, got {odd_count} that are NaN or infinite"
-            )
-        return cast("ImageArray", array)
-    shape = (info.height, info.width, info.channels)
-    if array.dtype != np.uint8 or array.shape[1:] != shape:
-        expected = f"pixels of dtype uint8 and shape {_batch_shape(shape)}"
-        if native:
-            expected += f", or {native.dtype} {_batch_shape(native.shape)} as the graph takes it"
-        raise InvalidRequest(
-            f"expected {expected}, got {array.dtype.name} {array.shape}: "
-            "send the picture as a file to have it resized"
-        )
-    return cast("ImageArray", array)
-
-
-def _batch_shape(shape: tuple[int, ...]) -> str:
-    return f"(N, {', '.join(map(str, shape))})"
+    return checked_images(array, info)
 
 
 def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
@@ -162,8 +134,7 @@ def response_bytes(request: pb.ClassifyRequest, plan: MapPlan, info: ModelInfo, 
     """Size of the answer, at most; known before anything runs."""
     class_count = len(info.labels)
     matrices = request.include_scores + request.include_probabilities
-    longest_label = max(len(label.encode(errors="replace")) for label in info.labels)
-    class_score_bytes = longest_label + _CLASS_SCORE_BYTES
+    class_score_bytes = info.longest_label_bytes + _CLASS_SCORE_BYTES
     return (
         _RESPONSE_BYTES
         + len(request.id.encode())
@@ -177,7 +148,7 @@ def fill(
     response: pb.ClassifyResponse,
     request: pb.ClassifyRequest,
     plan: MapPlan,
-    outputs: Mapping[str, Float32Array],
+    result: Result,
     labels: Sequence[str],
 ) -> None:
     """Write what a request asks for into its answer; of large answers takes long.
@@ -186,9 +157,10 @@ def fill(
         response: To write into.
         request: What is asked for.
         plan: Its feature maps.
-        outputs: Scores, probabilities and the plan's tensors by name, float32.
+        result: What was computed.
         labels: Of the K classes.
     """
+    outputs = result.outputs
     scores, probabilities = outputs[SCORES], outputs[PROBABILITIES]
     if count := top_k(request):
         response.classifications.extend(classifications(scores, probabilities, labels, count))
@@ -197,6 +169,8 @@ def fill(
     if request.include_probabilities:
         response.probabilities.CopyFrom(to_tensor(probabilities))
     response.feature_maps.extend(map(feature_map, plan.answers(outputs)))
+    response.id = request.id
+    response.timings.CopyFrom(timings(result.computed, result.decode_s))
 
 
 def classifications(

@@ -48,6 +48,10 @@ class ServerConfig:
         thread_count: Threads of one batch; 0: the processors this process may use, shared
             among the workers.
         workers: Processes that share the port, each with its own models, queues and limits.
+        shared_memory: Whose shared memory tensors may lie in: "local", that of callers on this
+            machine; "any", of containers too that share it; "off", nobody's.
+        trace_file: Where traces of requests go, which callers on this machine turn on; None:
+            there are none.
         grace_period_s: After SIGTERM, how long calls are still taken while health
             already says NOT_SERVING, so that load balancers turn away first.
         drain_timeout_s: After that, how long calls in flight may take to finish.
@@ -83,6 +87,8 @@ class ServerConfig:
     max_picture_pixels: int = 50_000_000
     thread_count: int = 0
     workers: int = 1
+    shared_memory: str = "local"
+    trace_file: Path | None = None
     grace_period_s: float = 2.0
     drain_timeout_s: float = 30.0
     transport: str = "auto"

@@ -19,6 +19,18 @@ class UnknownModel(ServerError):  # noqa: N818
     """The server holds no such model or version."""
 
 
+class UnknownRegion(ServerError):  # noqa: N818
+    """No shared memory is registered under such a name."""
+
+
+class AlreadyRegistered(ServerError):  # noqa: N818
+    """Shared memory is registered under this name already."""
+
+
+class Forbidden(ServerError):  # noqa: N818
+    """This caller may not do that."""
+
+
 class Overloaded(ServerError):  # noqa: N818
     """Too much is asked for at this moment; the same request may succeed later.
 

@@ -1,7 +1,7 @@
 """Which feature maps a request asks for, how large they are, and in what form they leave."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -92,12 +92,17 @@ class MapPlan:
         items: Layer and entry, one for each answer, in order.
     """
 
-    def __init__(self, requests: Iterable[MapRequest], info: ModelInfo) -> None:
+    def __init__(self, requests: Sequence[MapRequest], info: ModelInfo) -> None:
         """Find the layers.
 
         Raises:
             InvalidRequest: An entry names an unknown layer or channel, none, or too many.
         """
+        self.items: list[tuple[LayerInfo, MapRequest]] = []
+        self.tensors: tuple[str, ...] = ()
+        self._activations = 0
+        if not requests:
+            return
         self.items = [
             (layer, request)
             for index, request in enumerate(requests)
@@ -115,13 +120,7 @@ class MapPlan:
 
     def value_bytes(self, rows: int) -> int:
         """Size of the answer's values for this many images."""
-        return rows * sum(
-            request.channel_count(layer.volume.depth)
-            * layer.volume.height
-            * layer.volume.width
-            * request.dtype.itemsize
-            for layer, request in self.items
-        )
+        return sum(value_bytes(layer, request, rows) for layer, request in self.items)
 
     def response_bytes(self, rows: int) -> int:
         """Size of the answer's feature maps on the wire, at most."""
@@ -140,6 +139,13 @@ class MapPlan:
             outputs: Tensors by name: float32, (N, C, H, W) or (N, C).
         """
         return [_answer(layer, request, outputs[layer.tensor]) for layer, request in self.items]
+
+
+def value_bytes(layer: LayerInfo, request: MapRequest, rows: int) -> int:
+    """Size of the values of one layer's answer for this many images."""
+    volume = layer.volume
+    values = request.channel_count(volume.depth) * volume.height * volume.width
+    return rows * values * request.dtype.itemsize
 
 
 def _select(index: int, request: MapRequest, layers: Sequence[LayerInfo]) -> list[LayerInfo]:

@@ -1,5 +1,6 @@
 """ONNX Runtime behind the Backend protocol; the only file that imports onnxruntime."""
 
+import math
 import os
 import re
 import time
@@ -26,6 +27,9 @@ from convscope_server.model_file import ModelFile
 _MAX_ERROR_LENGTH = 300
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+# How often a batch is timed where that decides something.
+_TIMINGS = 5
 
 
 class OrtSession:
@@ -110,9 +114,14 @@ class OrtSession:
                     f"expected {name} as float32 {(len(images), *shape)}, as the file tells, "
                     f"got {output.dtype} {output.shape}"
                 )
-        started_s = time.perf_counter()
-        self.run(images)
-        self.largest_batch_s = time.perf_counter() - started_s
+        self.largest_batch_s = math.inf
+        for _ in range(_TIMINGS):
+            started_s = time.perf_counter()
+            self.run(images)
+            self.largest_batch_s = min(self.largest_batch_s, time.perf_counter() - started_s)
+            # Close to the limit, a moment in which the machine was busy must not decide.
+            if not INLINE_BATCH_S < self.largest_batch_s < 10 * INLINE_BATCH_S:
+                break
 
 
 class OrtBackend:

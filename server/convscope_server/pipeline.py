@@ -4,6 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
+from convscope_server.errors import NotReady, Overloaded
+from convscope_server.lifecycle import Lifecycle
+
+# Of one stream, on their way at a time: a batch of single images that runs, one that gathers.
+STREAM_MESSAGES = 128
+
 
 class Pipeline:
     """One stream's messages on their way from the caller and back.
@@ -89,3 +95,33 @@ class Pipeline:
             return True
         expected_bytes = self._message_bytes + self._on_way * self._largest_answer_bytes
         return expected_bytes >= self._max_bytes
+
+
+async def when_there_is_room(answer: Callable[[], Awaitable[bytes]]) -> bytes:
+    """Answer as soon as the queue lets it: a stream holds back, it is not refused."""
+    while True:
+        try:
+            return await answer()
+        except Overloaded as error:
+            if error.reason == "predicted_wait":  # waiting does not help
+                raise
+            await asyncio.sleep(error.retry_after_ms / 1000)
+
+
+async def answer_stream(
+    messages: AsyncIterator[bytes],
+    answer: Callable[[bytes], Coroutine[Any, Any, bytes]],
+    lifecycle: Lifecycle,
+    *,
+    max_bytes: int,
+) -> AsyncIterator[bytes]:
+    """The answers to a stream's messages, until it or the server ends.
+
+    Raises:
+        NotReady: The server stops; what was read of the stream has been answered.
+    """
+    pipeline = Pipeline(answer, max_messages=STREAM_MESSAGES, max_bytes=max_bytes)
+    async for message in pipeline.run(messages, until=lifecycle.no_longer_takes_requests()):
+        yield message
+    if not lifecycle.takes_requests:
+        raise NotReady("the server is shutting down; send the rest to another one")

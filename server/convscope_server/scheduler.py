@@ -27,7 +27,8 @@ class Scheduler:
     """The queue of one model, and the workers that compute its batches.
 
     Attributes:
-        max_batch_size: Most rows in one batch.
+        limits: How much may wait, and how large a batch is.
+        worker_count: Batches that are computed at a time.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class Scheduler:
         self._queue = BatchQueue(
             limits, observer, worker_count=worker_count, full_batch_s=full_batch_s
         )
-        self.max_batch_size = limits.max_batch_size
+        self.limits = limits
+        self.worker_count = worker_count
         self._observer = observer
         self._clock = clock
         # Starts no thread before the first batch.
@@ -143,12 +145,14 @@ class Scheduler:
             if done.done() and not done.cancelled():
                 done.exception()  # nobody is left to hear it: say that it was heard
             self._queue.drop(request, late_or("cancelled", deadline_s, self._clock()))
+            self._queue.tell_size()
             raise
 
     async def close(self) -> None:
         """Refuse new requests, fail those that wait, and wait for batches that run."""
         self._closed = True
         self._queue.fail_all(NotReady("the model is being unloaded; try again"), "closed")
+        self._queue.tell_size()
         if self._alarm:
             self._alarm.cancel()
         await asyncio.gather(*self._batches, return_exceptions=True)
@@ -171,6 +175,7 @@ class Scheduler:
             task = asyncio.get_running_loop().create_task(self._compute_in_thread(batch))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
+        self._queue.tell_size()
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -209,7 +214,7 @@ class Scheduler:
         rows = batch.rows
         self._queue.charge(batch, compute_s)
         self._queue.learn(batch, compute_s)
-        self._observer.batch_done(rows, compute_s, batch.cut_reason)
+        self._observer.batch_done(outputs, compute_s, batch.cut_reason)
         first = 0
         for piece in batch.slices:
             last = first + len(piece.images)

@@ -14,6 +14,8 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
@@ -23,6 +25,9 @@ class Code(IntEnum):
 CODES: dict[type[errors.ServerError], Code] = {
     errors.InvalidRequest: Code.INVALID_ARGUMENT,
     errors.UnknownModel: Code.NOT_FOUND,
+    errors.UnknownRegion: Code.NOT_FOUND,
+    errors.AlreadyRegistered: Code.ALREADY_EXISTS,
+    errors.Forbidden: Code.PERMISSION_DENIED,
     errors.Overloaded: Code.RESOURCE_EXHAUSTED,
     errors.ResponseTooLarge: Code.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: Code.DEADLINE_EXCEEDED,

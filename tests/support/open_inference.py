@@ -1,5 +1,6 @@
 """Calls of inference.GRPCInferenceService without generated stubs: one function a call."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -27,6 +28,28 @@ def index(channel: grpc.Channel, repository_name: str = "") -> list[tuple[str, s
         (model.name, model.version, model.state, model.reason)
         for model in pb.RepositoryIndexResponse.FromString(answer).models
     ]
+
+
+def infer(channel: grpc.Channel, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    answer = _call(channel, "ModelInfer", request.SerializeToString())
+    return pb.ModelInferResponse.FromString(answer)
+
+
+def stream_infer(
+    channel: grpc.Channel, requests: Iterable[pb.ModelInferRequest], **options: object
+) -> list[pb.ModelStreamInferResponse]:
+    """The answers to a stream of requests."""
+    call: Any = channel.stream_stream(f"/{_SERVICE}/ModelStreamInfer")
+    messages = (request.SerializeToString() for request in requests)
+    answers = call(messages, timeout=60, **options)
+    return [pb.ModelStreamInferResponse.FromString(answer) for answer in answers]
+
+
+def set_trace(channel: grpc.Channel, **settings: list[str]) -> None:
+    request = pb.TraceSettingRequest()
+    for name, values in settings.items():
+        request.settings[name].value.extend(values)
+    _call(channel, "TraceSetting", request.SerializeToString())
 
 
 def _call(channel: grpc.Channel, method: str, message: bytes) -> bytes:

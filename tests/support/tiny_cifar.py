@@ -1,5 +1,6 @@
 """Made-up pictures that a ConvNet can learn, in memory and in CIFAR-10's file layout."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,18 @@ QUICK = Recipe(
     label_smoothing=0.1,
     flip=True,
     shift=1,
+)
+
+# Everything that a recipe can ask for, as that of the preset cifar10 does.
+FULL = dataclasses.replace(
+    QUICK,
+    learning_rate=0.05,
+    initialization="he",
+    cutout=3,
+    optimizer="sgd",
+    batch_norm=True,
+    average=0.9,
+    precision="bfloat16",
 )
 
 

@@ -1,4 +1,4 @@
-"""inference.GRPCInferenceService: the calls for liveness, readiness and the model repository."""
+"""inference.GRPCInferenceService: the calls for the model repository."""
 
 import logging
 
@@ -6,12 +6,10 @@ from convscope_proto.inference import grpc_service_pb2 as pb
 from convscope_server import codec
 from convscope_server.call import Call, Methods, Unary
 from convscope_server.errors import InvalidRequest, ModelError, NotReady, Unsupported
-from convscope_server.lifecycle import Lifecycle, Phase
+from convscope_server.lifecycle import Lifecycle
 from convscope_server.model_status import ModelState, ModelStatus
 from convscope_server.repository import Repository
-from convscope_server.served_models import Models
-
-SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+from convscope_server.servicers.open_inference import SERVICE
 
 log = logging.getLogger(__name__)
 
@@ -22,46 +20,22 @@ class OpenInferenceRepositoryServicer:
     def __init__(
         self,
         repository: Repository,
-        models: Models,
         lifecycle: Lifecycle,
         *,
         allows_control: bool,
     ) -> None:
         """Take what is asked of; allows_control is the mode "explicit"."""
         self._repository = repository
-        self._models = models
         self._lifecycle = lifecycle
         self._allows_control = allows_control
 
     def methods(self) -> Methods:
         """The service's methods by their full names."""
         return {
-            f"/{SERVICE}/ServerLive": Unary(self.server_live),
-            f"/{SERVICE}/ServerReady": Unary(self.server_ready),
-            f"/{SERVICE}/ModelReady": Unary(self.model_ready),
             f"/{SERVICE}/RepositoryIndex": Unary(self.index),
             f"/{SERVICE}/RepositoryModelLoad": Unary(self.load),
             f"/{SERVICE}/RepositoryModelUnload": Unary(self.unload),
         }
-
-    async def server_live(self, message: bytes, call: Call) -> bytes:
-        """True: whoever can answer is alive."""
-        codec.parse(pb.ServerLiveRequest, message)
-        return pb.ServerLiveResponse(live=True).SerializeToString()
-
-    async def server_ready(self, message: bytes, call: Call) -> bytes:
-        """Whether new requests should come here."""
-        codec.parse(pb.ServerReadyRequest, message)
-        ready = self._lifecycle.phase is Phase.SERVING
-        return pb.ServerReadyResponse(ready=ready).SerializeToString()
-
-    async def model_ready(self, message: bytes, call: Call) -> bytes:
-        """Whether a version of a model, or any if none is named, answers requests."""
-        request = codec.parse(pb.ModelReadyRequest, message)
-        versions = self._models.versions(request.name)
-        ready = request.version in versions if request.version else bool(versions)
-        ready = ready and self._lifecycle.takes_requests
-        return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     async def index(self, message: bytes, call: Call) -> bytes:
         """Every model of the repository, loaded or not."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from convscope_export.augmentation import augment
+from convscope_export.augmentation import augment, cut_out
 
 PIXELS = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
 
@@ -37,3 +37,15 @@ def test_the_same_generator_state_gives_the_same_images(flip: bool) -> None:
     rows = torch.zeros(20, dtype=torch.int64)
     first, second = (augment(PIXELS, rows, generator(), flip=flip, shift=1) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_a_square_of_one_colour_is_cut_out_around_any_pixel() -> None:
+    images = torch.full((2000, 3, 4, 5), 9, dtype=torch.uint8)
+    color = torch.tensor([1, 2, 3], dtype=torch.uint8)
+    found = cut_out(images, generator(), 3, color)
+    changed = (found != images).any(1)
+    assert torch.all(found[:, :, 0, 0][changed[:, 0, 0]] == color)
+    assert set(changed.flatten(1).sum(1).tolist()) == {4, 6, 9}  # at a corner, at a side, inside
+    rows, columns = changed.any(2), changed.any(1)
+    assert torch.equal(changed, rows[:, :, None] & columns[:, None, :])
+    assert torch.equal(cut_out(images, generator(), 3, color), found)

@@ -16,6 +16,7 @@ STATE = Checkpoint(
     fingerprint={"architecture": "INPUT(1x1x1) -> FC(2)", "seed": 3, "recipe": {"epochs": 2}},
     epoch=1,
     weights={"fc1.weight": torch.tensor([[1.0], [2.0]])},
+    average={},
     optimizer={"state": {0: {"step": torch.tensor(4.0)}}, "param_groups": []},
     generator=torch.Generator().manual_seed(5).get_state(),
     curve=[{"epoch": 1, "loss": 0.5}],

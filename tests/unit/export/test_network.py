@@ -5,7 +5,7 @@ from PIL import Image
 
 from convscope_export.architecture import Architecture
 from convscope_export.layers import Conv, FullyConnected, Pool, Relu, Volume
-from convscope_export.network import Network, he_initialize, normalize, resize
+from convscope_export.network import Network, fold, he_initialize, normalize, resize
 from convscope_export.notation import parse
 from convscope_export.presets import PRESETS
 
@@ -138,3 +138,22 @@ def test_resize_does_what_pillow_does(height: int, width: int) -> None:
 def test_resize_leaves_what_fits_alone() -> None:
     pixels = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     assert resize(pixels, 8, 8) is pixels
+
+
+@pytest.mark.parametrize("head", ["FC(3)", "CONV(3, 2x2, padding 0) -> POOL(average, global)"])
+def test_a_folded_network_computes_what_it_did(head: str) -> None:
+    text = f"INPUT(8x8x3) -> [[CONV(4, 3x3) -> RELU]*2 -> POOL(max, 2x2)]*1 -> {head}"
+    torch.manual_seed(0)
+    network = Network(parse(text), batch_norm=True)
+    for _ in range(5):  # statistics, scales and offsets that are not those of the start
+        network(3 * torch.randn(20, 3, 8, 8) + 1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    folded = fold(network.eval())
+    x = torch.randn(6, 3, 8, 8)
+    expected = network.activations(x)
+    for name, values in folded.activations(x).items():
+        torch.testing.assert_close(values, expected[name], rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert not folded.training

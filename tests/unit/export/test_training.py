@@ -5,13 +5,14 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from support.tiny_cifar import QUICK, SMALL, Recorder, pictures
+from support.tiny_cifar import FULL, QUICK, SMALL, Recorder, pictures
 
 from convscope_export.checkpoint import CheckpointMismatchError, load
 from convscope_export.cifar10 import LABELS
 from convscope_export.layers import PoolMethod
 from convscope_export.network import Network, he_initialize, resize
 from convscope_export.notation import parse
+from convscope_export.recipe import Recipe
 from convscope_export.training import (
     DivergedError,
     Trained,
@@ -19,6 +20,7 @@ from convscope_export.training import (
     TrainingError,
     learning_rate,
     scores_of,
+    trained_network,
 )
 
 TRAINING = Training(
@@ -42,6 +44,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
+RECIPES = pytest.mark.parametrize("recipe", [QUICK, FULL], ids=["quick", "full"])
+
+
 def test_learns_and_tells_how_it_goes(tmp_path: Path) -> None:
     recorder = Recorder()
     trained = TRAINING.run(tmp_path / "checkpoint.pt", recorder)
@@ -57,19 +62,44 @@ def test_learns_and_tells_how_it_goes(tmp_path: Path) -> None:
     assert not trained.network.training
 
 
-def test_a_training_that_was_stopped_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = TRAINING.run(tmp_path / "whole.pt", Recorder())
+@RECIPES
+def test_a_training_that_was_stopped_ends_with_the_same_bits(
+    tmp_path: Path, recipe: Recipe
+) -> None:
+    training = dataclasses.replace(TRAINING, recipe=recipe)
+    whole = training.run(tmp_path / "whole.pt", Recorder())
     for epoch in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            TRAINING.run(tmp_path / "stopped.pt", Recorder(stop_after=epoch))
+            training.run(tmp_path / "stopped.pt", Recorder(stop_after=epoch))
         assert load(tmp_path / "stopped.pt").epoch == epoch
     recorder = Recorder()
-    resumed = TRAINING.run(tmp_path / "stopped.pt", recorder)
+    resumed = training.run(tmp_path / "stopped.pt", recorder)
     assert recorder.starts == [(2, 3, 430)]
     assert same(weights(resumed), weights(whole))
     assert [(p.loss, p.validation_accuracy) for p in resumed.curve] == [
         (p.loss, p.validation_accuracy) for p in whole.curve
     ]
+
+
+def test_what_a_full_recipe_trains_is_the_plain_network(tmp_path: Path) -> None:
+    """The average of the weights, with batch normalisation folded into the convolutions."""
+    path = tmp_path / "checkpoint.pt"
+    trained = dataclasses.replace(TRAINING, recipe=FULL).run(path, Recorder())
+    assert set(weights(trained)) == set(Network(SMALL).state_dict())
+    state = load(path)
+    again = trained_network(SMALL, state)
+    assert same(weights(trained), dict(again.state_dict()))
+    unfolded = Network(SMALL, batch_norm=True).eval()
+    average = {
+        name.removeprefix("module."): value
+        for name, value in state.average.items()
+        if name.startswith("module.")
+    }
+    assert not same(average, state.weights)
+    unfolded.load_state_dict(average)
+    x = torch.randn(5, 3, 8, 8)
+    torch.testing.assert_close(again(x), unfolded(x), rtol=1e-4, atol=1e-5)
+    assert trained.curve[-1].validation_accuracy > 0.3
 
 
 def test_the_seed_decides_the_weights_and_nothing_else_does(tmp_path: Path) -> None:

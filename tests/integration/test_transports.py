@@ -63,8 +63,8 @@ def test_a_call_carries_its_message_both_ways(channel: grpc.Channel) -> None:
         assert unary(channel, "Echo")(message, timeout=30) == message
 
 
-def test_sixty_megabytes_go_both_ways(channel: grpc.Channel) -> None:
-    message = os.urandom(60_000_000)
+def test_sixty_four_megabytes_go_both_ways(channel: grpc.Channel) -> None:
+    message = os.urandom(MAX_MESSAGE_BYTES)
     assert unary(channel, "Echo")(message, timeout=60) == message
 
 

@@ -93,8 +93,9 @@ def envoy_echo() -> Iterator[str]:
 
 @contextmanager
 def convscope(transport: str) -> Iterator[str]:
-    """`convscope serve` with the shipped models."""
+    """`convscope serve` with the shipped models; `simple` answers."""
     command = [str(Path(sys.executable).parent / "convscope"), "serve", "--transport", transport]
+    command += ["--default-model", "simple"]
     command += ["--port", "0", "--metrics-port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:  # noqa: S603
         assert server.stderr is not None  # noqa: S101

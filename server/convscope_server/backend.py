@@ -5,6 +5,7 @@ The contract between scheduling and a runtime; it knows neither gRPC nor ONNX Ru
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,7 +74,7 @@ class NativeInput:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelInfo:
     """What a model file tells of its model.
 
@@ -107,10 +108,15 @@ class ModelInfo:
     accuracy_data: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def image_bytes(self) -> int:
         """Size of one input row."""
         return self.height * self.width * self.channels
+
+    @cached_property
+    def longest_label_bytes(self) -> int:
+        """Of the longest label in UTF-8."""
+        return max(len(label.encode(errors="replace")) for label in self.labels)
 
 
 # A session whose largest batch takes no longer than this on one thread runs on the

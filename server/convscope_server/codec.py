@@ -134,8 +134,7 @@ def response_bytes(request: pb.ClassifyRequest, plan: MapPlan, info: ModelInfo, 
     """Size of the answer, at most; known before anything runs."""
     class_count = len(info.labels)
     matrices = request.include_scores + request.include_probabilities
-    longest_label = max(len(label.encode(errors="replace")) for label in info.labels)
-    class_score_bytes = longest_label + _CLASS_SCORE_BYTES
+    class_score_bytes = info.longest_label_bytes + _CLASS_SCORE_BYTES
     return (
         _RESPONSE_BYTES
         + len(request.id.encode())

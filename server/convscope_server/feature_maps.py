@@ -1,7 +1,7 @@
 """Which feature maps a request asks for, how large they are, and in what form they leave."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -92,12 +92,17 @@ class MapPlan:
         items: Layer and entry, one for each answer, in order.
     """
 
-    def __init__(self, requests: Iterable[MapRequest], info: ModelInfo) -> None:
+    def __init__(self, requests: Sequence[MapRequest], info: ModelInfo) -> None:
         """Find the layers.
 
         Raises:
             InvalidRequest: An entry names an unknown layer or channel, none, or too many.
         """
+        self.items: list[tuple[LayerInfo, MapRequest]] = []
+        self.tensors: tuple[str, ...] = ()
+        self._activations = 0
+        if not requests:
+            return
         self.items = [
             (layer, request)
             for index, request in enumerate(requests)

@@ -96,9 +96,9 @@ class Inference:
             ServerError: As in Scheduler.submit.
         """
         started_s = time.perf_counter()
+        model.take_lease()
         try:
-            with model.lease():
-                result, answer, write_s = await self._run(model, work, write)
+            result, answer, write_s = await self._run(model, work, write)
         except BaseException as error:
             model.metrics.statistics.fail.add(time.perf_counter() - started_s)
             if isinstance(error, Overloaded):
@@ -106,6 +106,8 @@ class Inference:
             elif isinstance(error, ResponseTooLarge):
                 model.metrics.refused["too_large"].inc()
             raise
+        finally:
+            model.end_lease()
         rows = len(work.images)
         if work.plan.items:
             model.metrics.feature_map_requests.inc()
@@ -132,16 +134,16 @@ class Inference:
                 "channels, for a reduction, or for uint8"
             )
         needed_bytes = work.request_bytes + work.answer_bytes + model.compute_bytes(rows, plan)
-        with self._memory.hold(needed_bytes):
-            model.check_room(rows, plan.tensors, priority=work.priority, deadline_s=deadline_s)
+        self._memory.hold(needed_bytes)
+        try:
             images, decode_s = work.images, 0.0
+            if plan.tensors or not isinstance(images, np.ndarray):
+                # Before the work of decoding, or of building a session.
+                model.check_room(rows, plan.tensors, priority=work.priority, deadline_s=deadline_s)
             if not isinstance(images, np.ndarray):
                 images, decode_s = await self._decode(images, model)
             computed = await model.compute(
-                images,
-                plan.tensors,
-                priority=work.priority,
-                deadline_s=deadline_s,
+                images, plan.tensors, priority=work.priority, deadline_s=deadline_s
             )
             names = (SCORES, PROBABILITIES, *plan.tensors)
             result = Result(dict(zip(names, computed.outputs, strict=True)), computed, decode_s)
@@ -152,6 +154,8 @@ class Inference:
                 loop = asyncio.get_running_loop()
                 answer = await loop.run_in_executor(self._executor, write, result)
             return result, answer, time.perf_counter() - written_s
+        finally:
+            self._memory.release(needed_bytes)
 
     async def _decode(
         self, pictures: Sequence[bytes], model: ServedModel

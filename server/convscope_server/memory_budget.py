@@ -1,8 +1,5 @@
 """How much memory all requests together may need at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from convscope_server.errors import Overloaded, ResponseTooLarge
 
 # When to come back: nothing is known of how long those that hold the memory take.
@@ -21,9 +18,8 @@ class MemoryBudget:
         self._limit_bytes = limit_bytes
         self.held_bytes = 0
 
-    @contextmanager
-    def hold(self, size_bytes: int) -> Iterator[None]:
-        """Count this much while a request is answered.
+    def hold(self, size_bytes: int) -> None:
+        """Count this much until release(), while a request is answered.
 
         Raises:
             ResponseTooLarge: It is more than there is for all.
@@ -42,7 +38,7 @@ class MemoryBudget:
                 retry_after_ms=_RETRY_AFTER_MS,
             )
         self.held_bytes += size_bytes
-        try:
-            yield
-        finally:
-            self.held_bytes -= size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Count what was held no longer."""
+        self.held_bytes -= size_bytes

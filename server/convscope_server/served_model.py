@@ -2,12 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
-from convscope_server.backend import Backend, ImageArray, ModelInfo, Session
+from convscope_server.backend import Backend, ImageArray, Session
 from convscope_server.batch_request import DEFAULT_PRIORITY, Computed
 from convscope_server.feature_maps import MapPlan
 from convscope_server.metrics import ModelMetrics
@@ -21,6 +19,7 @@ class ServedModel:
     Attributes:
         name: Name of its folder in the repository.
         version: Name of its version's folder.
+        info: What the model's file tells.
         metrics: Its metrics.
         limits: How much may wait, and how large a batch is.
         worker_count: Batches that are computed at a time.
@@ -62,6 +61,7 @@ class ServedModel:
         self._lease_count = 0
         self._retiring = False
         self._idle = asyncio.Event()
+        self.info = backend.info
         self._backend = backend
         self._lean = lean
         self._scheduler = scheduler
@@ -74,28 +74,22 @@ class ServedModel:
         return self.limits.max_batch_size
 
     @property
-    def info(self) -> ModelInfo:
-        """What the model's file tells."""
-        return self._backend.info
-
-    @property
     def execution_provider(self) -> str:
         """Where it runs."""
         return self._backend.execution_provider
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Keeps the model computing until the block ends, even if it leaves service meanwhile.
+    def take_lease(self) -> None:
+        """Keep the model computing until end_lease(), even if it leaves service meanwhile.
 
-        Every request holds one from the moment it has found its model.
+        Every request takes one in the moment in which it finds its model.
         """
         self._lease_count += 1
-        try:
-            yield
-        finally:
-            self._lease_count -= 1
-            if self._retiring and not self._lease_count:
-                self._idle.set()
+
+    def end_lease(self) -> None:
+        """Need the model no longer."""
+        self._lease_count -= 1
+        if self._retiring and not self._lease_count:
+            self._idle.set()
 
     def compute_bytes(self, rows: int, plan: MapPlan) -> int:
         """Memory that this many images need, and what is computed of them."""

@@ -10,12 +10,17 @@ class Duration:
     """How often something happened, and how long it took in all."""
 
     count: int = 0
-    ns: int = 0
+    seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
         """It happened once more."""
         self.count += 1
-        self.ns += int(seconds * 1e9)
+        self.seconds += seconds
+
+    @property
+    def ns(self) -> int:
+        """How long, in whole nanoseconds."""
+        return round(self.seconds * 1e9)
 
 
 @dataclass(slots=True)

@@ -162,8 +162,7 @@ class Outputs:
                 f"output {output.name!r}: expected at most {_MAX_CLASSIFICATION_ELEMENTS} classes "
                 f"in all, got {elements}"
             )
-        longest = max(len(label.encode(errors="replace")) for label in self._info.labels)
-        return elements * (longest + _CLASS_BYTES)
+        return elements * (self._info.longest_label_bytes + _CLASS_BYTES)
 
     def _classes(self, output: Output, values: Array) -> list[bytes]:
         """The largest values of each row with their indices, and labels where these are classes.

@@ -103,17 +103,19 @@ def test_a_request_that_holds_the_old_model_finishes_on_it(tmp_path: Path) -> No
     async def scenario(world: World) -> None:
         await world.repository.load("tiny")
         first = world.models.get("tiny", "")
-        with first.lease():
-            replace_model(tmp_path, 5)
-            await world.repository.load("tiny")
-            second = world.models.get("tiny", "")
-            with second.lease():
-                await world.repository.unload("tiny")
-                with pytest.raises(UnknownModel, match="unknown model 'tiny'"):
-                    world.models.get("tiny", "")
-                assert world.states()["1"][0] is ModelState.UNLOADING
-                assert await offset_of(first) == 0
-                assert await offset_of(second) == 5
+        first.take_lease()
+        replace_model(tmp_path, 5)
+        await world.repository.load("tiny")
+        second = world.models.get("tiny", "")
+        second.take_lease()
+        await world.repository.unload("tiny")
+        with pytest.raises(UnknownModel, match="unknown model 'tiny'"):
+            world.models.get("tiny", "")
+        assert world.states()["1"][0] is ModelState.UNLOADING
+        assert await offset_of(first) == 0
+        assert await offset_of(second) == 5
+        second.end_lease()
+        first.end_lease()
         await until(lambda: world.states() == {"1": (ModelState.UNAVAILABLE, "unloaded")})
         for model in (first, second):
             with pytest.raises(NotReady):

@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped model
+serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped models
 	@echo
 	@echo "In another terminal:  $(BIN)/convscope classify samples/*.jpg"
 	@echo

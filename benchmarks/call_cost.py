@@ -21,9 +21,8 @@ import asyncio
 import statistics
 import tempfile
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,59 +30,24 @@ from typing import Any
 from unittest import mock
 
 import dispatched
-import grpc
 import h2load
 import numpy as np
-import prometheus_client
+import services
 import uvloop
+from networks import SIDE
 from processes import thread_ns
 from sampler import Sampler
 from servers import TRANSPORTS, Running, convscope, echo, in_envoy, machine_text, on_grpcio
+from services import SERVICES
+from taken_away import NoTransport, Replay, no_counting
 
-from convscope_proto.tensors import to_tensor
-from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server.app import Server
-from convscope_server.backend import Float32Array, ImageArray
 from convscope_server.call import Call
 from convscope_server.config import ServerConfig, shipped_models
-from convscope_server.dispatch import Dispatcher
 from convscope_server.ort_backend import OrtSession
 from convscope_server.transports.grpcio import GrpcioTransport
 
-METHOD = "/convscope.v1.Classifier/Classify"
 Handle = Callable[[bytes, Call], Awaitable[bytes]]
-
-
-class NoTransport:
-    """A transport that carries nothing: gives the server's dispatcher away.
-
-    Attributes:
-        dispatcher: The server's.
-    """
-
-    def __init__(self, config: ServerConfig, dispatcher: Dispatcher) -> None:
-        """Keep the dispatcher."""
-        self.dispatcher = dispatcher
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen nowhere."""
-        return 0
-
-    async def drain(self) -> None:
-        """Do nothing."""
-
-    async def unsent(self) -> int:
-        """None."""
-        return 0
-
-    async def stop(self, grace_s: float) -> None:
-        """Do nothing."""
-
-
-def classify_message(rows: int, side: int = 32) -> bytes:
-    """A Classify request of random pixels, top 1 asked for."""
-    images = np.random.default_rng(0).integers(0, 256, (rows, side, side, 3), dtype=np.uint8)
-    return pb.ClassifyRequest(pixels=to_tensor(images), top_k=1).SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +67,10 @@ def print_over_the_wire(options: argparse.Namespace, message: bytes) -> int:
         for transport in options.transports:
             command = f"{options.server_command} --transport {transport}"
             server = stack.enter_context(convscope(command, str(options.model)))
-            with grpc.insecure_channel(server.address) as channel:
-                ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-                size = len(ask(message, timeout=60))
+            found = services.answer_bytes(server.address, SERVICES[options.service], message)
+            if found is None:
+                raise SystemExit(f"{options.server_command} has no {options.method}")
+            size = found
             bare = stack.enter_context(echo(transport))
             stub = stack.enter_context(
                 on_grpcio("dispatched.py", str(size))
@@ -114,11 +79,14 @@ def print_over_the_wire(options: argparse.Namespace, message: bytes) -> int:
             )
             contenders[transport, "echo"] = Contender(bare, f"/echo/unary/{size}")
             contenders[transport, "transport + dispatcher"] = Contender(stub, dispatched.METHOD)
-            contenders[transport, "convscope"] = Contender(server, METHOD)
+            contenders[transport, "convscope"] = Contender(server, options.method)
         rounds = [
             {key: _load(each, body, size, options) for key, each in contenders.items()}
             for _ in range(options.rounds)
         ]
+    for (transport, _), each in contenders.items():
+        for how in each.running.models.values():
+            print(f"Over {transport} convscope's batches: {how}.\n")
     print("| transport | server | calls/s | images a batch | µs a call | of that, by thread |")
     print("|---|---|---:|---:|---:|---|")
     for transport, name in contenders:
@@ -164,22 +132,15 @@ def _load(
 
 def _batches(running: Running) -> tuple[float, float]:
     """Images and batches that the server has computed so far; zeros of an echo."""
-    if not running.http:
-        return 0, 0
-    with urllib.request.urlopen(f"http://{running.http}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-
-    def value(name: str) -> float:
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-    return value("convscope_batch_size_rows_sum"), value("convscope_batch_size_rows_count")
+    size = "convscope_batch_size_rows"
+    return running.metric(f"{size}_sum"), running.metric(f"{size}_count")
 
 
 async def print_taken_away(options: argparse.Namespace, message: bytes) -> None:
     """The dispatcher, called here: µs a call, whole and with a part taken away."""
     server = Server(_config(options), NoTransport)
     await server.start()
-    call = Call(METHOD)
+    call = Call(options.method)
     whole = server.transport.dispatcher.unary
     empty = dispatched.dispatcher(len(await whole(message, call)))
     empty_call = Call(dispatched.METHOD)
@@ -195,7 +156,7 @@ async def print_taken_away(options: argparse.Namespace, message: bytes) -> None:
         "the caller, dispatcher": (dispatcher_only, []),
         "whole": (whole, []),
         "whole, but ONNX Runtime": (whole, [mock.patch.object(OrtSession, "run", Replay())]),
-        "whole, but metrics": (whole, list(_no_counting())),
+        "whole, but metrics": (whole, list(no_counting())),
     }
 
     async def measure(handle: Handle, patches: list[Any]) -> Cost:
@@ -246,7 +207,7 @@ async def print_over_grpcio(options: argparse.Namespace, message: bytes, answer_
         load = await asyncio.to_thread(
             h2load.load,
             f"127.0.0.1:{server.port}",
-            METHOD,
+            options.method,
             body,
             answer_bytes=answer_bytes,
             in_flight=options.in_flight,
@@ -286,39 +247,6 @@ async def drive(handle: Handle, message: bytes, call: Call, in_flight: int, seco
     return count / took_s, loop_us, 1e6 * (time.process_time() - all_s) / count
 
 
-class Replay:
-    """Instead of OrtSession.run: what it returned for the first batch of each size."""
-
-    def __init__(self) -> None:
-        """Know no answers yet."""
-        self._outputs: dict[int, Sequence[Float32Array]] = {}
-        self._run = OrtSession.run
-
-    def __get__(self, session: OrtSession, _: type[OrtSession]) -> Callable[..., object]:
-        """As a method of the session."""
-
-        def run(images: ImageArray) -> Sequence[Float32Array]:
-            outputs = self._outputs.get(len(images))
-            if outputs is None:
-                outputs = self._outputs[len(images)] = self._run(session, images)
-            return outputs
-
-        return run
-
-
-def _no_counting() -> "Iterator[mock._patch[object]]":
-    def nothing(*_: object) -> None:
-        pass
-
-    for kind, operation in (
-        (prometheus_client.Counter, "inc"),
-        (prometheus_client.Gauge, "inc"),
-        (prometheus_client.Gauge, "set"),
-        (prometheus_client.Histogram, "observe"),
-    ):
-        yield mock.patch.object(kind, operation, nothing)
-
-
 def main() -> None:
     """Measure and print Markdown tables."""
     parser = argparse.ArgumentParser(
@@ -327,6 +255,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=shipped_models() / "simple/1/model.onnx")
     parser.add_argument("--server-command", default="convscope serve", help="over the wire")
     parser.add_argument("--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS)
+    parser.add_argument("--service", choices=SERVICES, default="Classify")
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--rows", type=int, default=1, help="images a call")
     parser.add_argument("--rounds", type=int, default=5)
@@ -334,10 +263,11 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=20, help="lines of source to print")
     options = parser.parse_args()
     h2load.check_installed()
-    message = classify_message(options.rows)
+    service = SERVICES[options.service]
+    options.method, message = service.unary, service.message("", options.rows, SIDE)
     print(
-        f"{machine_text()}, {options.model}, {options.in_flight} calls of {options.rows} images "
-        f"in flight, {options.rounds} rounds of {options.seconds:g} s\n"
+        f"{machine_text()}, {options.model}, {options.service}, {options.in_flight} calls of "
+        f"{options.rows} images in flight, {options.rounds} rounds of {options.seconds:g} s\n"
     )
     answer_bytes = print_over_the_wire(options, message)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as pyvoy has it

@@ -15,52 +15,21 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import os
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import grpc
 import numpy as np
+from measurements import spread
+from processes import processor_seconds
+from servers import Running, convscope, machine_text
 
 from convscope_proto.tensors import to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_proto.v1 import classifier_pb2_grpc as pb_grpc
 
 METHOD = "/convscope.v1.Classifier/Classify"
-
-
-@contextlib.contextmanager
-def running(command: str, model: Path | None) -> Iterator[tuple[str, int]]:
-    """Start a server on free ports; gives its address and its process."""
-    arguments = [*shlex.split(command), *([str(model)] if model else [])]
-    if arguments[0] == "convscope":
-        arguments[0] = str(Path(sys.executable).parent / "convscope")
-    arguments += ["--port", "0", "--metrics-port", "0"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as server:  # noqa: S603
-        assert server.stderr is not None  # noqa: S101
-        line = next((line for line in server.stderr if "gRPC on " in line), "")
-        if not line:
-            raise SystemExit(f"did not start: {command}")
-        yield line.partition("gRPC on ")[2].partition(",")[0], server.pid
-        server.terminate()
-
-
-def processor_s(process_id: int) -> float:
-    """Processor time that a process and those it started have used so far."""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if process_id in (int(stat.parent.name), int(fields[1])):
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 async def load(
@@ -118,9 +87,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2, help="of each server in each round")
     options = parser.parse_args()
     print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors, Python "
-        f"{platform.python_version()}, grpcio {version('grpcio')}, onnxruntime "
-        f"{version('onnxruntime')}, {options.rounds} rounds of {options.seconds:g} s, "
+        f"{machine_text()}, {options.rounds} rounds of {options.seconds:g} s, "
         f"{options.rows} images a call\n"
     )
     for number, command in enumerate(options.commands):
@@ -128,8 +95,9 @@ def main() -> None:
     print("\n| in flight | connections | server | images/s | p50 ms | p99 ms | ratio to A ", end="")
     print("| processor µs an image | ratio to A |\n|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(running(c, options.model)) for c in options.commands]
-        message = request(servers[0][0], options.rows)
+        models = [str(options.model)] if options.model else []
+        servers = [stack.enter_context(convscope(c, *models)) for c in options.commands]
+        message = request(servers[0].address, options.rows)
         for in_flight, connections in itertools.product(options.in_flight, options.connections):
             rounds = [
                 [
@@ -147,13 +115,12 @@ def main() -> None:
 
 
 def measure(
-    server: tuple[str, int], message: bytes, in_flight: int, connections: int, seconds: float
+    server: Running, message: bytes, in_flight: int, connections: int, seconds: float
 ) -> tuple[list[float], float]:
     """The seconds of each call, and the processor seconds of the server for each."""
-    address, process_id = server
-    before_s = processor_s(process_id)
-    durations, count = asyncio.run(load(address, message, in_flight, connections, seconds))
-    return durations, (processor_s(process_id) - before_s) / count
+    before_s = processor_seconds(server.process_id)
+    durations, count = asyncio.run(load(server.address, message, in_flight, connections, seconds))
+    return durations, (processor_seconds(server.process_id) - before_s) / count
 
 
 def row(
@@ -173,11 +140,6 @@ def row(
         f"{rate:,.0f} | {p50_ms:.2f} | {p99_ms:.2f} | {spread(rates) if number else '1'} "
         f"| {used_us:,.0f} | {spread(uses) if number else '1'}"
     )
-
-
-def spread(ratios: Sequence[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 if __name__ == "__main__":

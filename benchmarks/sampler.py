@@ -33,6 +33,12 @@ PARTS = {
     "memory_budget": "servicer",
     "feature_maps": "servicer",
     "lifecycle": "servicer",
+    "backend": "servicer",
+    "statistics": "metrics",
+    "pixels": "reading requests",
+    "inputs": "reading requests",
+    "parameters": "reading requests",
+    "outputs": "writing answers",
     "call_cost": "the caller",
 }
 # Of codec and tensors: what writes the answer; all else reads the request.

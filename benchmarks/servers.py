@@ -1,13 +1,16 @@
 """What is measured, started in processes of its own on free ports, and ended."""
 
 import asyncio
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from os import getloadavg, pathsep, sched_getaffinity
 from pathlib import Path
@@ -19,6 +22,7 @@ from convscope_server.transports.envoy_admin import AdminError, EnvoyAdmin
 
 TRANSPORTS = ("grpcio", "envoy")
 _HERE = Path(__file__).parent
+_LOADED = re.compile(r"model (?P<name>\S+), version \S+: loaded .* on \S+, (?P<how>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +33,27 @@ class Running:
         address: Host and port of gRPC.
         process_id: Of the process that was started; it may have children.
         http: Where metrics and /readyz are; empty of an echo.
+        ready_s: From the start of the process until it was ready; 0 of an echo.
+        models: How each model is run, as the server's log says it; empty of an echo.
     """
 
     address: str
     process_id: int
     http: str = ""
+    ready_s: float = 0.0
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    def http_get(self, path: str) -> str:
+        """What its HTTP server answers; raises if that is no success."""
+        with urllib.request.urlopen(f"http://{self.http}{path}") as answer:
+            return str(answer.read(), "utf-8")
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's series; 0 of an echo."""
+        if not self.http:
+            return 0.0
+        lines = self.http_get("/metrics").splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
 def arguments_of(command: str) -> list[str]:
@@ -48,15 +68,22 @@ def arguments_of(command: str) -> list[str]:
 def convscope(command: str, *arguments: str) -> Iterator[Running]:
     """A server that is ready: the command is `convscope serve` or one that takes its flags."""
     words = [*arguments_of(command), *arguments, "--port", "0", "--metrics-port", "0"]
+    started_s = time.perf_counter()
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stderr is not None  # noqa: S101
-            line = next((line for line in process.stderr if "gRPC on " in line), "")
-            if not line:
+            models: dict[str, str] = {}
+            for line in process.stderr:
+                if how := _LOADED.search(line):
+                    models[how["name"]] = how["how"]
+                if "gRPC on " in line:
+                    break
+            else:
                 raise SystemExit(f"did not start: {shlex.join(words)}")
+            ready_s = time.perf_counter() - started_s
             address, _, rest = line.partition("gRPC on ")[2].partition(",")
             http = rest.partition("http://")[2].partition("/")[0]
-            yield Running(address, process.pid, http)
+            yield Running(address, process.pid, http, ready_s, models)
         finally:
             process.terminate()
 

@@ -13,19 +13,12 @@ taken round by round. The load generator shares the machine with the server.
 
 import argparse
 import asyncio
-import contextlib
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from importlib.metadata import version
-from pathlib import Path
 
 import grpc
 import numpy as np
+from servers import convscope, machine_text
 
 from convscope_client import Client, Layer, Model
 from convscope_proto.tensors import to_tensor
@@ -34,21 +27,6 @@ from convscope_proto.v1 import classifier_pb2 as pb
 METHOD = "/convscope.v1.Classifier/Classify"
 LARGEST_MESSAGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 PLAIN_CALLERS = 16
-
-
-@contextlib.contextmanager
-def running_server(models: str | None) -> Iterator[str]:
-    """The address of a convscope serve of its own."""
-    command = [str(Path(sys.executable).parent / "convscope"), "serve"]
-    command += ["--port", "0", "--metrics-port", "0", "--max-message-bytes", str(1 << 30)]
-    command += [models] if models else []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:  # noqa: S603
-        try:
-            assert server.stderr is not None  # noqa: S101
-            line = next(line for line in server.stderr if "ready after" in line)
-            yield line.partition("gRPC on ")[2].partition(",")[0]
-        finally:
-            server.terminate()
 
 
 def size(layer: Layer) -> int:
@@ -160,12 +138,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
     options = parser.parse_args()
-    print(
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors, Python "
-        f"{platform.python_version()}, grpcio {version('grpcio')}, onnxruntime "
-        f"{version('onnxruntime')}, {options.rounds} rounds of {options.seconds:g} s\n"
-    )
-    with running_server(options.models) as address, Client(address) as client:
+    print(f"{machine_text()}, {options.rounds} rounds of {options.seconds:g} s\n")
+    arguments = ["--max-message-bytes", str(1 << 30), *([options.models] if options.models else [])]
+    with (
+        convscope("convscope serve", *arguments) as server,
+        Client(address := server.address) as client,
+    ):
         models = [client.describe(model.name) for model in client.models().models]
         print(
             "| model | images | feature maps | answer KiB | compute ms | ratio | call ms | ratio |"

@@ -13,17 +13,17 @@ single-image calls in flight (grpcio) to ONNX Runtime itself in a loop on the sa
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from compare import measure, request, running, spread
+from compare import measure, request
+from measurements import spread
 from onnx import TensorProto, helper, numpy_helper, save
+from servers import convscope, machine_text
 
 # Convolutions 3x3 of a VGG for 32x32 images; 0 is a pool.
 LAYERS = (64, 64, 0, 128, 128, 0, 256, 256, 0)
@@ -91,7 +91,7 @@ def serve(entries: str, arguments: list[str]) -> None:
 def compare_with_raw(model: Path, rounds: int, seconds: float) -> None:
     """Print images/s and processor time of both, and how busy the machine was meanwhile."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = processors = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     images = np.zeros((RAW_BATCH_SIZE, 32, 32, 3), np.uint8)
@@ -108,8 +108,8 @@ def compare_with_raw(model: Path, rounds: int, seconds: float) -> None:
         return sum(fields) - fields[3] - fields[4], sum(fields)
 
     rows = []
-    with running("convscope serve --transport grpcio", model) as server:
-        message = request(server[0], 1)
+    with convscope("convscope serve --transport grpcio", str(model)) as server:
+        message = request(server.address, 1)
         for _ in range(rounds):
             before = machine_busy()
             durations, used_s = measure(server, message, 32, 1, seconds)
@@ -121,9 +121,7 @@ def compare_with_raw(model: Path, rounds: int, seconds: float) -> None:
             rows.append((rate, raw_rate, ratio, used_s, raw_used_s, use_ratio, busy))
     rates, raw_rates, ratios, uses, raw_uses, use_ratios, busies = zip(*rows, strict=True)
     print(
-        f"{platform.machine()}, {processors} processors, Python {platform.python_version()}, "
-        f"grpcio {version('grpcio')}, onnxruntime {version('onnxruntime')}, "
-        f"{rounds} rounds of {seconds:g} s\n\n"
+        f"{machine_text()}, {rounds} rounds of {seconds:g} s\n\n"
         "| | images/s | processor µs an image | machine busy |\n|---|---:|---:|---:|\n"
         f"| convscope | {statistics.median(rates):,.0f} | {statistics.median(uses) * 1e6:,.0f} "
         f"| {statistics.median(busies):.0%} |\n"

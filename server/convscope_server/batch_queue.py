@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from convscope_server.backend import Session
-from convscope_server.batch_request import Batch, Request, Slice
+from convscope_server.batch_request import Arrays, Batch, Request, Slice
 from convscope_server.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -29,8 +29,8 @@ class Observer(Protocol):
     def queue_changed(self, rows: int, size_bytes: int) -> None:
         """The queue now holds this many rows, of this many bytes."""
 
-    def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
-        """A batch of this many rows was computed; see Batch.cut_reason."""
+    def batch_done(self, outputs: Arrays, compute_s: float, cut_reason: str) -> None:
+        """A batch was computed, with these outputs; see Batch.cut_reason."""
 
     def batch_failed(self) -> None:
         """A batch failed to compute."""
@@ -206,6 +206,10 @@ class BatchQueue:
             del self._lanes[session]
         return Batch(slices, "full" if full else "delay" if self._limits.max_delay_s else "free")
 
+    def tell_size(self) -> None:
+        """Let the observer know how much waits; not at every change: several come at once."""
+        self._observer.queue_changed(self._rows, self._bytes)
+
     def next_due_s(self, *, threads_free: bool) -> float:
         """When cut() will have something, if nothing else changes; inf if it will not."""
         return min(
@@ -312,4 +316,3 @@ class BatchQueue:
     def _count(self, rows: int, size_bytes: int) -> None:
         self._rows += rows
         self._bytes += size_bytes
-        self._observer.queue_changed(self._rows, self._bytes)

@@ -112,7 +112,6 @@ class Inference:
         if work.plan.items:
             model.metrics.feature_map_requests.inc()
             model.metrics.feature_map_bytes.inc(work.plan.value_bytes(rows))
-        model.metrics.classified(result.outputs[PROBABILITIES])
         model.metrics.statistics.succeeded(
             rows,
             total_s=time.perf_counter() - started_s,

@@ -3,6 +3,9 @@
 Labels come from bounded sets only: models and their classes, methods, codes, reasons.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -73,11 +76,11 @@ class Metrics:
             registry=registry,
         )
         self.images = Counter(
-            "convscope_images_total", "Images classified.", _MODEL, registry=registry
+            "convscope_images_total", "Images computed.", _MODEL, registry=registry
         )
         self.predictions = Counter(
             "convscope_predictions_total",
-            "Images by the class that was most probable.",
+            "Images computed, by the class that was most probable.",
             (*_MODEL, "label"),
             registry=registry,
         )
@@ -198,8 +201,8 @@ class ModelMetrics:
         labels = {"model": name, "version": version}
         self._queued = (0, 0)
         self.statistics = ModelStatistics()
-        self.images = metrics.images.labels(**labels)
-        self.predictions = [
+        self._images = metrics.images.labels(**labels)
+        self._predictions = [
             metrics.predictions.labels(**labels, label=label) for label in info.labels
         ]
         self.decode_seconds = metrics.decode_seconds.labels(**labels)
@@ -225,12 +228,6 @@ class ModelMetrics:
             for reason in ("deadline", "cancelled", "failed", "closed")
         }
 
-    def classified(self, probabilities: Float32Array) -> None:
-        """Images were answered; probabilities are theirs, (N, K)."""
-        self.images.inc(len(probabilities))
-        for index in probabilities.argmax(axis=1).tolist():
-            self.predictions[index].inc()
-
     def queue_changed(self, rows: int, size_bytes: int) -> None:
         """The queue now holds this many rows, of this many bytes."""
         # By the difference: while a reloaded model drains, two queues share the series.
@@ -238,12 +235,18 @@ class ModelMetrics:
         self._queue_bytes.inc(size_bytes - self._queued[1])
         self._queued = (rows, size_bytes)
 
-    def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
-        """A batch of this many rows was computed."""
+    def batch_done(self, outputs: Sequence[Float32Array], compute_s: float, reason: str) -> None:
+        """A batch was computed: scores and probabilities, (N, K), and what else was asked for."""
+        probabilities = outputs[1]
+        rows = len(probabilities)
         self.statistics.batches[rows].add(compute_s)
-        self._cut[cut_reason].inc()
+        self._cut[reason].inc()
         self._batch_size.observe(rows)
         self._compute_seconds.observe(compute_s)
+        self._images.inc(rows)
+        best, counts = np.unique(probabilities.argmax(axis=1), return_counts=True)
+        for index, count in zip(best.tolist(), counts.tolist(), strict=True):
+            self._predictions[index].inc(count)
 
     def batch_failed(self) -> None:
         """A batch failed to compute."""

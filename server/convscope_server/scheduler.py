@@ -145,12 +145,14 @@ class Scheduler:
             if done.done() and not done.cancelled():
                 done.exception()  # nobody is left to hear it: say that it was heard
             self._queue.drop(request, late_or("cancelled", deadline_s, self._clock()))
+            self._queue.tell_size()
             raise
 
     async def close(self) -> None:
         """Refuse new requests, fail those that wait, and wait for batches that run."""
         self._closed = True
         self._queue.fail_all(NotReady("the model is being unloaded; try again"), "closed")
+        self._queue.tell_size()
         if self._alarm:
             self._alarm.cancel()
         await asyncio.gather(*self._batches, return_exceptions=True)
@@ -173,6 +175,7 @@ class Scheduler:
             task = asyncio.get_running_loop().create_task(self._compute_in_thread(batch))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
+        self._queue.tell_size()
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -211,7 +214,7 @@ class Scheduler:
         rows = batch.rows
         self._queue.charge(batch, compute_s)
         self._queue.learn(batch, compute_s)
-        self._observer.batch_done(rows, compute_s, batch.cut_reason)
+        self._observer.batch_done(outputs, compute_s, batch.cut_reason)
         first = 0
         for piece in batch.slices:
             last = first + len(piece.images)

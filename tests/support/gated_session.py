@@ -9,7 +9,7 @@ from convscope_server.backend import Float32Array, ImageArray
 
 
 class GatedSession:
-    """Answers each row with the value of its first pixel, so that order is visible."""
+    """Answers each row with the value of its first pixel, and its negative in (N, 1)."""
 
     def __init__(
         self, *, is_open: bool = True, error: Exception | None = None, inline: bool = False
@@ -34,7 +34,8 @@ class GatedSession:
             raise TimeoutError("the test never opened the gate")
         if self.error:
             raise self.error
-        return [np.array(rows, np.float32), -np.array(rows, np.float32)]
+        values = np.array(rows, np.float32)
+        return [values, -values[:, None]]
 
 
 class Log:
@@ -55,9 +56,11 @@ class Log:
         self.queue = (rows, size_bytes)
         self.largest_queue_rows = max(self.largest_queue_rows, rows)
 
-    def batch_done(self, rows: int, compute_s: float, cut_reason: str) -> None:
+    def batch_done(
+        self, outputs: Sequence[Float32Array], compute_s: float, cut_reason: str
+    ) -> None:
         """Keep the size and the reason."""
-        self.batch_sizes.append(rows)
+        self.batch_sizes.append(len(outputs[0]))
         self.cut_reasons.append(cut_reason)
 
     def batch_failed(self) -> None:

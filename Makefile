@@ -14,7 +14,7 @@ GRPC_JS := $(if $(shell command -v npm),tests/grpc_js/node_modules)
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped model
+serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped models
 	@echo
 	@echo "In another terminal:  $(BIN)/convscope classify samples/*.jpg"
 	@echo

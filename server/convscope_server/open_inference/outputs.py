@@ -83,6 +83,12 @@ class Outputs:
         self._outputs: Sequence[Output] = _DEFAULT
         if request.outputs:
             layers = {layer.name: layer for layer in info.layers}
+            most = len(CLASS_OUTPUTS) + len(layers)
+            if len(request.outputs) > most:  # before each is looked at
+                raise InvalidRequest(
+                    f"expected every requested output once, {most} at most, got "
+                    f"{len(request.outputs)}"
+                )
             self._outputs = [_output(wanted, layers, memory, peer) for wanted in request.outputs]
             names = {output.name for output in self._outputs}
             if len(names) < len(self._outputs):

@@ -17,24 +17,31 @@ def checked_images(array: npt.NDArray[np.generic], info: ModelInfo) -> ImageArra
     Raises:
         InvalidRequest: They are of another dtype or shape, or not finite.
     """
-    native = info.native
-    if native and array.dtype == native.dtype and array.shape[1:] == native.shape:
-        odd_count = array.size - np.count_nonzero(np.isfinite(cast("ImageArray", array)))
+    check_fits(array.dtype, array.shape, info)
+    images = cast("ImageArray", array)
+    if images.dtype != np.uint8:
+        odd_count = images.size - np.count_nonzero(np.isfinite(images))
         if odd_count:
             raise InvalidRequest(
                 f"expected finite numbers, got {odd_count} that are NaN or infinite"
             )
-        return cast("ImageArray", array)
-    shape = (info.height, info.width, info.channels)
-    if array.dtype != np.uint8 or array.shape[1:] != shape:
-        expected = f"pixels of dtype uint8 and shape {_batch_shape(shape)}"
+    return images
+
+
+def check_fits(dtype: np.dtype[np.generic], shape: tuple[int, ...], info: ModelInfo) -> None:
+    """Whether pixels of this dtype and shape, (N, …), fit a model; raises InvalidRequest if not."""
+    native = info.native
+    if native and dtype == native.dtype and shape[1:] == native.shape:
+        return
+    own = (info.height, info.width, info.channels)
+    if dtype != np.uint8 or shape[1:] != own:
+        expected = f"pixels of dtype uint8 and shape {_batch_shape(own)}"
         if native:
             expected += f", or {native.dtype} {_batch_shape(native.shape)} as the graph takes it"
         raise InvalidRequest(
-            f"expected {expected}, got {array.dtype.name} {array.shape}: "
+            f"expected {expected}, got {dtype.name} {shape}: "
             "send the picture as a file to have it resized"
         )
-    return cast("ImageArray", array)
 
 
 def _batch_shape(shape: tuple[int, ...]) -> str:

@@ -207,7 +207,18 @@ def shared(offset: int = 0, **others: Any) -> dict[str, Any]:
                 "inputs": [images_input(datatype="FP16", contents=pb.InferTensorContents())],
                 "raw_input_contents": [],
             },
-            "expected FP16 in raw_input_contents",
+            "got float16 (1, 4, 4, 3)",
+        ),
+        (
+            {
+                "inputs": [
+                    images_input(
+                        shape=(1, 999), contents=pb.InferTensorContents(uint_contents=[1] * 999)
+                    )
+                ],
+                "raw_input_contents": [],
+            },
+            "shape (N, 4, 4, 3), got uint8 (1, 999)",
         ),
         ({"inputs": [images_input(IMAGES, datatype="UINT9")]}, "got 'UINT9'"),
         ({"inputs": [images_input(IMAGES, datatype="INT8")]}, "got int8 (2, 4, 4, 3)"),
@@ -289,6 +300,18 @@ def shared(offset: int = 0, **others: Any) -> dict[str, Any]:
             "expected at most 256 parameters, got 257",
         ),
         (
+            {"outputs": [Wanted(name="no such")] * 7},
+            "every requested output once, 6 at most, got 7",
+        ),
+        (
+            {
+                "outputs": [
+                    Wanted(name="conv1", parameters={"channels": Parameter(string_param="0,1,x")})
+                ]
+            },
+            "2 at most, got '0,1,x'",
+        ),
+        (
             {"outputs": [Wanted(name="scores", parameters={"x": Parameter(int64_param=1)})]},
             "expected a parameter of classification, shared_memory_region",
         ),
@@ -318,7 +341,7 @@ def shared(offset: int = 0, **others: Any) -> dict[str, Any]:
                     Wanted(name="conv1", parameters={"channels": Parameter(string_param="0,x")})
                 ]
             },
-            "expected channels such as 0,3,7, got '0,x'",
+            "expected channels such as 0,3,7, each once, 2 at most, got '0,x'",
         ),
         (
             {

@@ -8,8 +8,14 @@ from convscope_proto.inference import grpc_service_pb2 as pb
 from convscope_server.backend import ImageArray, ModelInfo
 from convscope_server.errors import InvalidRequest
 from convscope_server.open_inference.parameters import integer, text
-from convscope_server.open_inference.tensors import BYTES, checked_shape, from_contents, from_raw
-from convscope_server.pixels import checked_images
+from convscope_server.open_inference.tensors import (
+    BYTES,
+    checked_shape,
+    dtype_of,
+    from_contents,
+    from_raw,
+)
+from convscope_server.pixels import check_fits, checked_images
 from convscope_server.shared_memory import SharedMemory
 
 
@@ -79,6 +85,9 @@ def images(
         raise InvalidRequest(
             f"{missing if expected else ''}expected {expected} raw_input_contents, got {len(raw)}"
         )
+    if (typed or region) and tensor.datatype != BYTES:
+        # Before a flood of values is looked at one by one, or read from a region.
+        check_fits(dtype_of(tensor), checked_shape(tensor), info)
     if typed:
         content = from_contents(tensor)
     elif region:

@@ -83,8 +83,9 @@ class Outputs:
         self._outputs: Sequence[Output] = _DEFAULT
         if request.outputs:
             layers = {layer.name: layer for layer in info.layers}
-            most = len(CLASS_OUTPUTS) + len(layers)
-            if len(request.outputs) > most:  # before each is looked at
+            most = len(layers) + len(CLASS_OUTPUTS)
+            # Before they are looked at: millions fit into a message.
+            if len(request.outputs) > most:
                 raise InvalidRequest(
                     f"expected every requested output once, {most} at most, got "
                     f"{len(request.outputs)}"
@@ -212,7 +213,7 @@ def _output(
                 f"output {name!r}: expected a parameter of {', '.join(known)}, "
                 f"got {parameter[:100]!r}"
             )
-    wish = _map_request(name, parameters) if is_layer else None
+    wish = _map_request(layers[name], parameters) if is_layer else None
     top_k = 0
     if (count := integer(parameters, "classification")) is not None:
         if count < 1:
@@ -239,7 +240,8 @@ def _place(name: str, parameters: Parameters, memory: SharedMemory, peer: str) -
     return memory.place(region, offset, size_bytes, peer=peer)
 
 
-def _map_request(name: str, parameters: Parameters) -> MapRequest:
+def _map_request(layer: LayerInfo, parameters: Parameters) -> MapRequest:
+    name = layer.name
     datatype = text(parameters, "datatype") or "FP32"
     reduction = text(parameters, "reduction")
     if datatype not in _MAP_DATATYPES or reduction not in (None, *_REDUCTIONS):
@@ -255,18 +257,21 @@ def _map_request(name: str, parameters: Parameters) -> MapRequest:
         raise InvalidRequest(f"output {name!r}: expected most_active of at least 1")
     return MapRequest(
         layers=(name,),
-        channels=None if channels is None else _channels(name, channels),
+        channels=None if channels is None else _channels(layer, channels),
         most_active=most_active,
         reduction=_REDUCTIONS[reduction] if reduction else Reduction.NONE,
         dtype=DTYPES[datatype],
     )
 
 
-def _channels(name: str, listed: str) -> tuple[int, ...]:
-    numbers = listed.split(",")
-    if not all(number.strip().isdecimal() and len(number) < 10 for number in numbers):
+def _channels(layer: LayerInfo, listed: str) -> tuple[int, ...]:
+    depth = layer.volume.depth
+    # Counted before they are taken apart: millions fit into a message.
+    numbers = [] if listed.count(",") >= depth else listed.split(",")
+    if not numbers or not all(n.strip().isdecimal() and len(n) < 10 for n in numbers):
         raise InvalidRequest(
-            f"output {name!r}: expected channels such as 0,3,7, got {listed[:100]!r}"
+            f"output {layer.name!r}: expected channels such as 0,3,7, each once, {depth} at most, "
+            f"got {listed[:100]!r}"
         )
     return tuple(map(int, numbers))
 

@@ -34,6 +34,16 @@ _CONTENTS: Mapping[str, str] = {
     "FP64": "fp64_contents",
     BYTES: "bytes_contents",
 }
+# What such a field's values are.
+_CONTENTS_DTYPES: Mapping[str, str] = {
+    "bool_contents": "?",
+    "int_contents": "i4",
+    "int64_contents": "i8",
+    "uint_contents": "u4",
+    "uint64_contents": "u8",
+    "fp32_contents": "f4",
+    "fp64_contents": "f8",
+}
 # More than any input here has; few enough that a hostile shape costs nothing.
 _MAX_DIMENSIONS = 8
 _LENGTH_BYTES = 4
@@ -71,7 +81,7 @@ def from_raw(tensor: pb.ModelInferRequest.InferInputTensor, data: bytes) -> Arra
     shape = checked_shape(tensor)
     if tensor.datatype == BYTES:
         return _elements(tensor.name, shape, data)
-    dtype = _dtype(tensor)
+    dtype = dtype_of(tensor)
     # Python's integers, not numpy's: a hostile shape must not overflow to a fitting size.
     expected_bytes = math.prod(shape) * dtype.itemsize
     if len(data) != expected_bytes:
@@ -90,7 +100,7 @@ def from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Array | Sequ
     """
     shape, datatype = checked_shape(tensor), tensor.datatype
     if datatype != BYTES:
-        _dtype(tensor)
+        dtype_of(tensor)
     expected = _CONTENTS.get(datatype)
     if expected is None:
         raise InvalidRequest(
@@ -117,7 +127,8 @@ def from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Array | Sequ
             f"input {tensor.name[:100]!r}: expected at most {_MAX_TYPED_ELEMENTS} elements as "
             f"typed contents, got {len(values)}: send them as raw_input_contents"
         )
-    wide = np.array(values)
+    # In half the time of np.array, which does not know of what they are.
+    wide = np.fromiter(values, _CONTENTS_DTYPES[expected], len(values))
     array = wide.astype(DTYPES[datatype])
     if array.dtype.kind in "iu" and not np.array_equal(array, wide):
         raise InvalidRequest(
@@ -132,6 +143,21 @@ def to_bytes(elements: Sequence[bytes]) -> bytes:
     return b"".join(
         len(element).to_bytes(_LENGTH_BYTES, "little") + element for element in elements
     )
+
+
+def dtype_of(tensor: pb.ModelInferRequest.InferInputTensor) -> np.dtype[np.generic]:
+    """An input's dtype, little-endian.
+
+    Raises:
+        InvalidRequest: The datatype is unknown, or BYTES, which are no numbers.
+    """
+    dtype = DTYPES.get(tensor.datatype)
+    if dtype is None:
+        raise InvalidRequest(
+            f"input {tensor.name[:100]!r}: expected a datatype of {shortened(DTYPES, 20)} or "
+            f"BYTES, got {tensor.datatype[:100]!r}"
+        )
+    return dtype
 
 
 def _elements(name: str, shape: tuple[int, ...], data: bytes) -> list[bytes]:
@@ -160,13 +186,3 @@ def _elements(name: str, shape: tuple[int, ...], data: bytes) -> list[bytes]:
             f"got {len(data) - start} more"
         )
     return elements
-
-
-def _dtype(tensor: pb.ModelInferRequest.InferInputTensor) -> np.dtype[np.generic]:
-    dtype = DTYPES.get(tensor.datatype)
-    if dtype is None:
-        raise InvalidRequest(
-            f"input {tensor.name[:100]!r}: expected a datatype of {shortened(DTYPES, 20)} or "
-            f"BYTES, got {tensor.datatype[:100]!r}"
-        )
-    return dtype

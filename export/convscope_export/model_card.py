@@ -256,9 +256,11 @@ def _reproduce(metadata: Mapping[str, Any]) -> list[str]:
         "downloaded.",
         "",
         f"Recipe: {optimizer}; {settings}; seed {metadata['seed']}. The training took "
-        f"{training['seconds']:.0f} s on {training['device']} with {training['threads']} threads, "
+        f"{training['seconds']:.0f} s on {training['device']} with "
+        f"{training['threads']} {'thread' if training['threads'] == 1 else 'threads'}, "
         f"Python {versions.get('python', '?')} and torch {versions.get('torch', '?')}. The same "
-        "seed gives the same weights on the same machine with as many threads; elsewhere they, and "
+        f"seed gives the same weights on the same machine with as many threads "
+        f"(`OMP_NUM_THREADS={training['threads']}`); elsewhere they, and "
         "with them the accuracy, come out slightly different.",
         "",
         f"Exported at revision {metadata['git_revision'] or 'unknown'}.",

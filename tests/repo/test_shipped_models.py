@@ -33,10 +33,10 @@ def test_the_file_is_what_it_says_and_the_card_says_the_same(name: str) -> None:
 
 
 def test_cifar10_is_quick_for_its_accuracy() -> None:
-    """More accurate than airbench94 on the same copy of the data, at half its multiply-adds."""
+    """Half of airbench94's 118 million multiply-adds, for 0.4 points less than its 89.3 %."""
     metadata = model_file.check(MODELS / "cifar10" / "1" / "model.onnx").metadata
     assert metadata["training_data"]["name"] == "CIFAR-10, JPEG re-encoded"
-    assert metadata["accuracy"]["top1"] > 0.893
+    assert metadata["accuracy"]["top1"] > 0.885
     assert sum(layer["multiply_adds"] for layer in metadata["layers"]) <= 59_000_000
     layers = [placed.layer for placed in parse(metadata["architecture"]).layers]
     # ONNX Runtime's blocked layout holds 16 channels a block.

@@ -55,6 +55,8 @@ def test_tells_the_recipe(metadata: dict[str, Any]) -> None:
     text = card({**metadata, "recipe": sgd}, 1)
     assert f"Recipe: SGD with a Nesterov momentum of 0.9; {recipe}, " in text
     assert ", batch norm yes, average 0.998, precision float32; seed 3." in text
+    training = {**metadata["training"], "threads": 1}
+    assert " with 1 thread, Python" in card({**metadata, "training": training}, 1)
     older = {key: value for key, value in sgd.items() if key != "optimizer"}
     assert "Recipe: AdamW; " in card({**metadata, "recipe": older}, 1)
 

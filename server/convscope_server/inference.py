@@ -12,7 +12,7 @@ import numpy as np
 
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray
 from convscope_server.batch_request import Computed
-from convscope_server.errors import Overloaded, ResponseTooLarge
+from convscope_server.errors import DeadlineExceeded, Overloaded, ResponseTooLarge
 from convscope_server.feature_maps import MapPlan
 from convscope_server.memory_budget import MemoryBudget
 from convscope_server.pictures import decode_all
@@ -105,15 +105,16 @@ class Inference:
             ServerError: As in Scheduler.submit.
         """
         started_s = time.perf_counter()
-        is_traced = self._tracer.enabled and self._tracer.takes(model.name)
         model.take_lease()
         try:
             result, answer = await self._run(model, work, write)
         except BaseException as error:
-            model.metrics.statistics.fail.add(time.perf_counter() - started_s)
             if isinstance(error, Overloaded):
+                # Not failed: of a stream it is tried again.
                 model.metrics.refused[error.reason].inc()
-            elif isinstance(error, ResponseTooLarge):
+            else:
+                model.metrics.statistics.fail.add(time.perf_counter() - started_s)
+            if isinstance(error, ResponseTooLarge):
                 model.metrics.refused["too_large"].inc()
             raise
         finally:
@@ -131,7 +132,7 @@ class Inference:
             compute_s=result.computed.compute_s,
             write_s=ended_s - result.computed_s,
         )
-        if is_traced:
+        if self._tracer.enabled and self._tracer.takes(model.name):
             self._tracer.add(_trace(model, work, result, started_s, ended_s))
         return answer
 
@@ -139,6 +140,9 @@ class Inference:
         self, model: ServedModel, work: Work, write: Callable[[Result], T]
     ) -> tuple[Result, T]:
         rows, plan, deadline_s = len(work.images), work.plan, work.deadline_s
+        if deadline_s is not None and deadline_s <= time.monotonic():
+            # Before it is refused for want of room: a stream would try it again for ever.
+            raise DeadlineExceeded("the deadline passed before the request was queued")
         if work.answer_bytes > self._max_message_bytes:
             raise ResponseTooLarge(
                 f"expected an answer of at most {self._max_message_bytes} bytes, got a request "

@@ -19,8 +19,8 @@ from convscope_server.pictures import decode_all
 from convscope_server.served_model import ServedModel
 from convscope_server.trace import Trace, Tracer
 
-# Answers of this size and above are written in a thread: they would hold up the event
-# loop for longer than the way to a thread and back takes.
+# Answers that are, or are made from, this much and more are written in a thread: they would
+# hold up the event loop for longer than the way to a thread and back takes.
 _LARGE_ANSWER_BYTES = 256 << 10
 
 T = TypeVar("T")
@@ -34,10 +34,11 @@ class Work:
         images: Pixels as ServedModel.compute() takes them, or picture files.
         plan: The feature maps it wants.
         request_id: The caller's name for it.
-        request_bytes: Size of its message.
-        answer_bytes: Size of its answer's, at most.
+        request_bytes: Size of its message, and of its input in shared memory.
+        answer_bytes: Size of its answer's message, at most.
         priority: 1 to 9, 1 served first.
         deadline_s: When the caller stops waiting, in time.monotonic() seconds.
+        placed_bytes: Size of what is written into shared memory instead, at most.
     """
 
     images: ImageArray | Sequence[bytes]
@@ -47,6 +48,7 @@ class Work:
     answer_bytes: int
     priority: int
     deadline_s: float | None
+    placed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,8 @@ class Inference:
                 f"for {work.answer_bytes}, {rows} images: ask for fewer images, layers or "
                 "channels, for a reduction, or for uint8"
             )
-        needed_bytes = work.request_bytes + work.answer_bytes + model.compute_bytes(rows, plan)
+        written_bytes = work.answer_bytes + work.placed_bytes
+        needed_bytes = work.request_bytes + written_bytes + model.compute_bytes(rows, plan)
         self._memory.hold(needed_bytes)
         try:
             images, decode_s = work.images, 0.0
@@ -165,7 +168,8 @@ class Inference:
             names = (SCORES, PROBABILITIES, *plan.tensors)
             outputs = dict(zip(names, computed.outputs, strict=True))
             result = Result(outputs, computed, decode_s, queued_s, time.perf_counter())
-            if work.answer_bytes < _LARGE_ANSWER_BYTES:
+            # A small answer may be a reduction of large activations.
+            if max(written_bytes, plan.activation_bytes(rows)) < _LARGE_ANSWER_BYTES:
                 return result, write(result)
             loop = asyncio.get_running_loop()
             return result, await loop.run_in_executor(self._executor, write, result)

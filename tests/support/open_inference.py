@@ -52,6 +52,11 @@ def statistics(channel: grpc.Channel, name: str) -> pb.ModelStatistics:
     return of_one_version
 
 
+def register(channel: grpc.Channel, name: str, key: str, size_bytes: int) -> None:
+    request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=size_bytes)
+    _call(channel, "SystemSharedMemoryRegister", request.SerializeToString())
+
+
 def set_trace(channel: grpc.Channel, **settings: list[str]) -> None:
     request = pb.TraceSettingRequest()
     for name, values in settings.items():

@@ -55,6 +55,14 @@ def row_count(tensor: pb.ModelInferRequest.InferInputTensor) -> int:
     return shape[0]
 
 
+def size_bytes(request: pb.ModelInferRequest) -> int:
+    """What a request's message takes, and its input in shared memory, once images() read it."""
+    parameters = request.inputs[0].parameters
+    placed = bool(parameters) and bool(text(parameters, "shared_memory_region"))
+    region_bytes = integer(parameters, "shared_memory_byte_size") or 0 if placed else 0
+    return request.ByteSize() + region_bytes
+
+
 def images(
     request: pb.ModelInferRequest, info: ModelInfo, memory: SharedMemory, peer: str
 ) -> ImageArray | Sequence[bytes]:

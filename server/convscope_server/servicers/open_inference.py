@@ -112,12 +112,14 @@ class OpenInferenceServicer:
         model.check_size(rows)
         outputs = Outputs(request, model.info, self._memory, call.peer)
         wants_timings = bool(request.parameters) and flag(request.parameters, "timings")
+        answer_bytes, placed_bytes = outputs.answer_bytes(request.id, rows)
         work = Work(
             images=inputs.images(request, model.info, self._memory, call.peer),
             plan=outputs.plan,
             request_id=request.id,
-            request_bytes=request.ByteSize(),
-            answer_bytes=outputs.answer_bytes(request.id, rows),
+            request_bytes=inputs.size_bytes(request),
+            answer_bytes=answer_bytes,
+            placed_bytes=placed_bytes,
             priority=_priority(request.parameters, model.default_priority),
             deadline_s=_deadline_s(request.parameters, call.deadline_s, came_s),
         )

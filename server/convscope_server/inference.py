@@ -22,6 +22,8 @@ from convscope_server.trace import Trace, Tracer
 # Answers that are, or are made from, this much and more are written in a thread: they would
 # hold up the event loop for longer than the way to a thread and back takes.
 _LARGE_ANSWER_BYTES = 256 << 10
+# Of a request's id in its trace: an id may be as long as a message.
+_MAX_TRACED_ID_LENGTH = 256
 
 T = TypeVar("T")
 
@@ -211,7 +213,7 @@ def _trace(
     return Trace(
         model.name,
         model.version,
-        work.request_id,
+        work.request_id[:_MAX_TRACED_ID_LENGTH],
         tuple(
             (name, round(seconds * 1e9))
             for name, seconds in (

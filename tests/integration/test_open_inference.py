@@ -166,8 +166,8 @@ def shared(offset: int = 0, **others: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"inputs": []}, "expected 1 input, got 0"),
-        ({"inputs": [images_input()] * 2}, "expected 1 input, got 2"),
+        ({"inputs": []}, "expected 1 input, images, got 0"),
+        ({"inputs": [images_input()] * 2}, "expected 1 input, images, got 2"),
         (
             {"inputs": [images_input(IMAGES, name="image")]},
             "unexpected inference input 'image': expected images",
@@ -455,6 +455,13 @@ def test_the_requests_own_timeout_counts_as_a_deadline(channel: grpc.Channel) ->
         open_inference.infer(channel, late)
     assert isinstance(info.value, grpc.Call)
     assert info.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_header_does_not_say_where_a_caller_is(channel: grpc.Channel) -> None:
+    """Else one from elsewhere could say that it is on the server's machine."""
+    call: Any = channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
+    for header in ("x-forwarded-for", "x-real-ip", "x-envoy-external-address", "forwarded"):
+        call(b"", timeout=30, metadata=((header, "192.0.2.1"),))
 
 
 def test_bytes_that_are_no_message_fail_alone(channel: grpc.Channel) -> None:

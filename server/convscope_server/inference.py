@@ -12,16 +12,18 @@ import numpy as np
 
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray
 from convscope_server.batch_request import Computed
-from convscope_server.errors import Overloaded, ResponseTooLarge
+from convscope_server.errors import DeadlineExceeded, Overloaded, ResponseTooLarge
 from convscope_server.feature_maps import MapPlan
 from convscope_server.memory_budget import MemoryBudget
 from convscope_server.pictures import decode_all
 from convscope_server.served_model import ServedModel
 from convscope_server.trace import Trace, Tracer
 
-# Answers of this size and above are written in a thread: they would hold up the event
-# loop for longer than the way to a thread and back takes.
+# Answers that are, or are made from, this much and more are written in a thread: they would
+# hold up the event loop for longer than the way to a thread and back takes.
 _LARGE_ANSWER_BYTES = 256 << 10
+# Of a request's id in its trace: an id may be as long as a message.
+_MAX_TRACED_ID_LENGTH = 256
 
 T = TypeVar("T")
 
@@ -34,10 +36,11 @@ class Work:
         images: Pixels as ServedModel.compute() takes them, or picture files.
         plan: The feature maps it wants.
         request_id: The caller's name for it.
-        request_bytes: Size of its message.
-        answer_bytes: Size of its answer's, at most.
+        request_bytes: Size of its message, and of its input in shared memory.
+        answer_bytes: Size of its answer's message, at most.
         priority: 1 to 9, 1 served first.
         deadline_s: When the caller stops waiting, in time.monotonic() seconds.
+        placed_bytes: Size of what is written into shared memory instead, at most.
     """
 
     images: ImageArray | Sequence[bytes]
@@ -47,6 +50,7 @@ class Work:
     answer_bytes: int
     priority: int
     deadline_s: float | None
+    placed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +109,16 @@ class Inference:
             ServerError: As in Scheduler.submit.
         """
         started_s = time.perf_counter()
-        is_traced = self._tracer.enabled and self._tracer.takes(model.name)
         model.take_lease()
         try:
             result, answer = await self._run(model, work, write)
         except BaseException as error:
-            model.metrics.statistics.fail.add(time.perf_counter() - started_s)
             if isinstance(error, Overloaded):
+                # Not failed: of a stream it is tried again.
                 model.metrics.refused[error.reason].inc()
-            elif isinstance(error, ResponseTooLarge):
+            else:
+                model.metrics.statistics.fail.add(time.perf_counter() - started_s)
+            if isinstance(error, ResponseTooLarge):
                 model.metrics.refused["too_large"].inc()
             raise
         finally:
@@ -131,7 +136,7 @@ class Inference:
             compute_s=result.computed.compute_s,
             write_s=ended_s - result.computed_s,
         )
-        if is_traced:
+        if self._tracer.enabled and self._tracer.takes(model.name):
             self._tracer.add(_trace(model, work, result, started_s, ended_s))
         return answer
 
@@ -139,13 +144,17 @@ class Inference:
         self, model: ServedModel, work: Work, write: Callable[[Result], T]
     ) -> tuple[Result, T]:
         rows, plan, deadline_s = len(work.images), work.plan, work.deadline_s
+        if deadline_s is not None and deadline_s <= time.monotonic():
+            # Before it is refused for want of room: a stream would try it again for ever.
+            raise DeadlineExceeded("the deadline passed before the request was queued")
         if work.answer_bytes > self._max_message_bytes:
             raise ResponseTooLarge(
                 f"expected an answer of at most {self._max_message_bytes} bytes, got a request "
                 f"for {work.answer_bytes}, {rows} images: ask for fewer images, layers or "
                 "channels, for a reduction, or for uint8"
             )
-        needed_bytes = work.request_bytes + work.answer_bytes + model.compute_bytes(rows, plan)
+        written_bytes = work.answer_bytes + work.placed_bytes
+        needed_bytes = work.request_bytes + written_bytes + model.compute_bytes(rows, plan)
         self._memory.hold(needed_bytes)
         try:
             images, decode_s = work.images, 0.0
@@ -161,7 +170,8 @@ class Inference:
             names = (SCORES, PROBABILITIES, *plan.tensors)
             outputs = dict(zip(names, computed.outputs, strict=True))
             result = Result(outputs, computed, decode_s, queued_s, time.perf_counter())
-            if work.answer_bytes < _LARGE_ANSWER_BYTES:
+            # A small answer may be a reduction of large activations.
+            if max(written_bytes, plan.activation_bytes(rows)) < _LARGE_ANSWER_BYTES:
                 return result, write(result)
             loop = asyncio.get_running_loop()
             return result, await loop.run_in_executor(self._executor, write, result)
@@ -203,7 +213,7 @@ def _trace(
     return Trace(
         model.name,
         model.version,
-        work.request_id,
+        work.request_id[:_MAX_TRACED_ID_LENGTH],
         tuple(
             (name, round(seconds * 1e9))
             for name, seconds in (

@@ -97,15 +97,65 @@ class Pipeline:
         return expected_bytes >= self._max_bytes
 
 
-async def when_there_is_room(answer: Callable[[], Awaitable[bytes]]) -> bytes:
-    """Answer as soon as the queue lets it: a stream holds back, it is not refused."""
+class WaitingLine:
+    """Those requests of one stream for which there was no room: a stream holds back.
+
+    They try again in their order. One that is refused again waits as long as it was told
+    to, and those behind it wait with it: a hundred that each tried would leave the
+    processor no time to make room.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nobody in it."""
+        self._turn = asyncio.Lock()
+
+    async def answer(self, attempt: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+        """Answer as soon as there is room.
+
+        Args:
+            attempt: Answers; run again after each time that it raises Overloaded.
+
+        Raises:
+            Overloaded: There will be room, but too late for the request.
+            Exception: What else attempt raises.
+        """
+        pause_s = 0.0
+        if not self._turn.locked():
+            try:
+                return await attempt()
+            except Overloaded as error:
+                pause_s = _pause_s(error)
+        while True:
+            async with self._turn:
+                answering = await _admitted(attempt, pause_s)
+            try:
+                return await answering
+            except Overloaded as error:  # there was room before its pictures were decoded
+                pause_s = _pause_s(error)
+
+
+async def _admitted(
+    attempt: Callable[[], Coroutine[Any, Any, bytes]], pause_s: float
+) -> asyncio.Task[bytes]:
+    """An attempt that was not refused at once."""
     while True:
+        await asyncio.sleep(pause_s)
+        answering = asyncio.create_task(attempt())
         try:
-            return await answer()
-        except Overloaded as error:
-            if error.reason == "predicted_wait":  # waiting does not help
-                raise
-            await asyncio.sleep(error.retry_after_ms / 1000)
+            await asyncio.sleep(0)  # its first step joins the queue, or is refused
+        except asyncio.CancelledError:
+            answering.cancel()
+            raise
+        refusal = answering.done() and not answering.cancelled() and answering.exception()
+        if not isinstance(refusal, Overloaded):
+            return answering
+        pause_s = _pause_s(refusal)
+
+
+def _pause_s(refusal: Overloaded) -> float:
+    if refusal.reason == "predicted_wait":  # waiting does not help
+        raise refusal
+    return refusal.retry_after_ms / 1000
 
 
 async def answer_stream(

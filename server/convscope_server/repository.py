@@ -68,7 +68,7 @@ class Repository:
         """
         if name not in await asyncio.to_thread(self.folder.names):
             raise UnknownModel(
-                f"failed to load '{name}', failed to poll from model repository: "
+                f"failed to load {name[:100]!r}, failed to poll from model repository: "
                 "expected a folder of that name with VERSION/model.onnx in it"
             )
         await self._finish(self._load(name))

@@ -31,7 +31,8 @@ class ModelStatistics:
     counts, as Triton has it.
 
     Attributes:
-        success, fail: Requests, from their first to their last moment here.
+        success, fail: Requests, from their first to their last moment here; neither holds
+            those for which there was no room.
         queue: Of those that succeeded: from joining the queue until the last row was taken.
         compute_input: Of those: reading pictures into pixels.
         compute_infer: Of those: batches that held one of their rows.

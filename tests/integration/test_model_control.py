@@ -328,6 +328,14 @@ def test_tritonclient_controls_the_repository(tmp_path: Path) -> None:
     assert files.startswith("files StatusCode.UNIMPLEMENTED")
 
 
+def test_a_name_that_no_model_has_is_told_back_in_one_short_line(tmp_path: Path) -> None:
+    with connected(str(write_repository(tmp_path)), *EXPLICIT) as (_, channel):
+        told = code(lambda: open_inference.load(channel, "a\nb" * 1000))
+    assert told.startswith("NOT_FOUND: failed to load 'a\\nb")
+    assert "\n" not in told
+    assert len(told) < 400
+
+
 @pytest.mark.parametrize("mode", [(), POLL], ids=["none", "poll"])
 def test_callers_control_nothing_in_the_other_modes(mode: tuple[str, ...], tmp_path: Path) -> None:
     with connected(str(write_repository(tmp_path)), *mode) as (_, channel):

@@ -166,8 +166,8 @@ def shared(offset: int = 0, **others: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"inputs": []}, "expected 1 input, got 0"),
-        ({"inputs": [images_input()] * 2}, "expected 1 input, got 2"),
+        ({"inputs": []}, "expected 1 input, images, got 0"),
+        ({"inputs": [images_input()] * 2}, "expected 1 input, images, got 2"),
         (
             {"inputs": [images_input(IMAGES, name="image")]},
             "unexpected inference input 'image': expected images",
@@ -418,12 +418,55 @@ def test_answers_larger_than_a_message_are_refused_before_they_are_computed(
     assert "expected an answer of at most 1048576 bytes" in (info.value.details() or "")
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_lies_in_shared_memory_counts_as_memory_too(transport: str, tmp_path: Path) -> None:
+    images = random_images(2600)
+    key = f"/convscope_test_{tmp_path.name}_{transport}"
+    path = Path("/dev/shm", key[1:])  # noqa: S108 - where shared memory is
+    inside, outside = shared(), shared()
+    inside["shared_memory_byte_size"] = Parameter(int64_param=2 << 20)
+    outside["shared_memory_byte_size"] = Parameter(int64_param=2600 * 32 * 4)
+    # 125 KB of pixels, twice, and activations of 333 KB, in their batches and whole, fit.
+    limit_bytes = 1 << 20
+    path.write_bytes(element(bytes((2 << 20) - 4)))
+    models = write_repository(tmp_path / "models")
+    try:
+        with (
+            running_server(models, transport, max_in_flight_bytes=limit_bytes) as server,
+            grpc.insecure_channel(server.address) as channel,
+        ):
+            open_inference.register(channel, "nowhere", key, 2 << 20)
+            fits = request(inputs=[images_input(images)], raw_input_contents=[images.tobytes()])
+            assert open_inference.infer(channel, fits).outputs[0].shape == [2600, 3]
+            places = request(
+                inputs=[images_input(images)],
+                raw_input_contents=[images.tobytes()],
+                outputs=[Wanted(name="conv1", parameters=outside)],
+            )
+            reads = request(
+                inputs=[images_input(shape=(1,), datatype="BYTES", parameters=inside)],
+                raw_input_contents=[],
+            )
+            for large in (places, reads):
+                with pytest.raises(grpc.RpcError, match="at most 1048576 bytes of memory"):
+                    open_inference.infer(channel, large)
+    finally:
+        path.unlink()
+
+
 def test_the_requests_own_timeout_counts_as_a_deadline(channel: grpc.Channel) -> None:
     late = request(parameters={"timeout": Parameter(int64_param=1)})
     with pytest.raises(grpc.RpcError) as info:
         open_inference.infer(channel, late)
     assert isinstance(info.value, grpc.Call)
     assert info.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_header_does_not_say_where_a_caller_is(channel: grpc.Channel) -> None:
+    """Else one from elsewhere could say that it is on the server's machine."""
+    call: Any = channel.unary_unary("/inference.GRPCInferenceService/SystemSharedMemoryStatus")
+    for header in ("x-forwarded-for", "x-real-ip", "x-envoy-external-address", "forwarded"):
+        call(b"", timeout=30, metadata=((header, "192.0.2.1"),))
 
 
 def test_bytes_that_are_no_message_fail_alone(channel: grpc.Channel) -> None:

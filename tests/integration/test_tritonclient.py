@@ -59,7 +59,12 @@ def test_traces_of_the_requests_asked_for_are_in_the_file(tmp_path: Path, transp
     objects = json.loads(path.read_text(encoding="utf-8"))
     requests, ways = objects[::2], objects[1::2]
     # Every second one, three of them; then the model's own settings, every one.
-    assert [request["request_id"] for request in requests] == ["1", "3", "5", "own"]
+    assert [request["request_id"] for request in requests] == [
+        "1",
+        "3",
+        "5",
+        ("own" + 1000 * "x")[:256],
+    ]
     assert {(request["model_name"], request["model_version"]) for request in requests} == {
         ("tiny", 1)
     }

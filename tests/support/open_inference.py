@@ -45,6 +45,18 @@ def stream_infer(
     return [pb.ModelStreamInferResponse.FromString(answer) for answer in answers]
 
 
+def statistics(channel: grpc.Channel, name: str) -> pb.ModelStatistics:
+    request = pb.ModelStatisticsRequest(name=name)
+    answer = _call(channel, "ModelStatistics", request.SerializeToString())
+    (of_one_version,) = pb.ModelStatisticsResponse.FromString(answer).model_stats
+    return of_one_version
+
+
+def register(channel: grpc.Channel, name: str, key: str, size_bytes: int) -> None:
+    request = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=size_bytes)
+    _call(channel, "SystemSharedMemoryRegister", request.SerializeToString())
+
+
 def set_trace(channel: grpc.Channel, **settings: list[str]) -> None:
     request = pb.TraceSettingRequest()
     for name, values in settings.items():

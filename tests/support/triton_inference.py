@@ -57,6 +57,7 @@ def describe(address: str) -> None:
         server = client.get_server_metadata()
         assert server.name == "convscope"
         assert "statistics" in server.extensions
+        assert "cuda_shared_memory" not in server.extensions  # only what there is
         metadata = client.get_model_metadata("tiny")
         assert (metadata.name, list(metadata.versions)) == ("tiny", ["1"])
         (images,) = metadata.inputs
@@ -334,7 +335,7 @@ def tracing(address: str) -> None:
         client.update_trace_settings("tiny", {"trace_level": "TIMESTAMPS", "trace_rate": "1"})
         own = client.get_trace_settings("tiny", as_json=True)["settings"]
         assert own["trace_rate"]["value"] == ["1"]
-        client.infer("tiny", images, request_id="own")
+        client.infer("tiny", images, request_id="own" + 1000 * "x")
         client.update_trace_settings("tiny", {"trace_level": None, "trace_rate": None})
         own = client.get_trace_settings("tiny", as_json=True)["settings"]
         assert own["trace_rate"]["value"] == ["2"]

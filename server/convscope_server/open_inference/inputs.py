@@ -27,11 +27,11 @@ def input_of(
     Raises:
         InvalidRequest: The request has another one, none or several.
     """
-    if len(request.inputs) != 1:
-        raise InvalidRequest(f"expected 1 input, got {len(request.inputs)}")
     names = {info.input_name: True}
     if info.native:
         names[info.native.name] = True
+    if len(request.inputs) != 1:
+        raise InvalidRequest(f"expected 1 input, {' or '.join(names)}, got {len(request.inputs)}")
     tensor = request.inputs[0]
     if tensor.name not in names:
         raise InvalidRequest(
@@ -53,6 +53,14 @@ def row_count(tensor: pb.ModelInferRequest.InferInputTensor) -> int:
             f"each, got {shape}"
         )
     return shape[0]
+
+
+def size_bytes(request: pb.ModelInferRequest) -> int:
+    """What a request's message takes, and its input in shared memory, once images() read it."""
+    parameters = request.inputs[0].parameters
+    placed = bool(parameters) and bool(text(parameters, "shared_memory_region"))
+    region_bytes = integer(parameters, "shared_memory_byte_size") or 0 if placed else 0
+    return request.ByteSize() + region_bytes
 
 
 def images(
@@ -81,10 +89,8 @@ def images(
         )
     expected = 0 if region or typed else 1
     if len(raw) != expected:
-        missing = f"unable to find data for input tensor {tensor.name[:100]!r}: "
-        raise InvalidRequest(
-            f"{missing if expected else ''}expected {expected} raw_input_contents, got {len(raw)}"
-        )
+        missing = "" if raw else f"unable to find data for input tensor {tensor.name[:100]!r}: "
+        raise InvalidRequest(f"{missing}expected {expected} raw_input_contents, got {len(raw)}")
     if (typed or region) and tensor.datatype != BYTES:
         # Before a flood of values is looked at one by one, or read from a region.
         check_fits(dtype_of(tensor), checked_shape(tensor), info)

@@ -96,14 +96,17 @@ class Outputs:
                 raise InvalidRequest("expected every requested output once")
         self.plan = MapPlan([output.map for output in self._outputs if output.map], info)
 
-    def answer_bytes(self, request_id: str, rows: int) -> int:
-        """Size of the answer's message, at most; known before anything runs.
+    def answer_bytes(self, request_id: str, rows: int) -> tuple[int, int]:
+        """Size of the answer, at most; known before anything runs.
+
+        Returns:
+            Of its message, and of what goes into shared memory instead.
 
         Raises:
             InvalidRequest: A region of shared memory is too small for its output, or a
                 classification has too many classes in all.
         """
-        size_bytes = _RESPONSE_BYTES + 4 * len(request_id)
+        size_bytes, placed_bytes = _RESPONSE_BYTES + 4 * len(request_id), 0
         sizes = iter(self.plan.items)
         for output in self._outputs:
             size_bytes += _OUTPUT_BYTES + 4 * len(output.name)
@@ -118,12 +121,14 @@ class Outputs:
                 output_bytes = rows * len(self._info.labels) * 4
             if not output.place:
                 size_bytes += output_bytes
-            elif not output.top_k and output_bytes > output.place.size_bytes:
+                continue
+            placed_bytes += output_bytes
+            if not output.top_k and output_bytes > output.place.size_bytes:
                 raise InvalidRequest(
                     f"output {output.name!r}: expected a shared_memory_byte_size of at least "
                     f"{output_bytes}, got {output.place.size_bytes}"
                 )
-        return size_bytes
+        return size_bytes, placed_bytes
 
     def write(self, response: pb.ModelInferResponse, outputs: Mapping[str, Float32Array]) -> None:
         """Write the outputs into their response, in the order in which they were asked for.

@@ -12,7 +12,7 @@ from convscope_server.feature_maps import MapPlan
 from convscope_server.inference import Inference, Result, Work
 from convscope_server.lifecycle import Lifecycle
 from convscope_server.model_status import ModelState, ModelStatus
-from convscope_server.pipeline import answer_stream, when_there_is_room
+from convscope_server.pipeline import WaitingLine, answer_stream
 from convscope_server.served_models import Models
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
@@ -57,13 +57,14 @@ class ClassifierServicer:
     ) -> AsyncIterator[bytes]:
         """Classify each message of a stream; see classifier.proto."""
         self._lifecycle.check_takes_requests()
+        line = WaitingLine()
 
         async def answer(message: bytes) -> bytes:
             request = pb.ClassifyRequest()
             answer = pb.ClassifyStreamResponse()
             try:
                 request = codec.parse(pb.ClassifyRequest, message)
-                return await when_there_is_room(
+                return await line.answer(
                     lambda: self._classify(request, answer, answer.response, call)
                 )
             except Exception as error:

@@ -14,7 +14,7 @@ from convscope_server.lifecycle import Lifecycle
 from convscope_server.open_inference import inputs
 from convscope_server.open_inference.outputs import Outputs
 from convscope_server.open_inference.parameters import Parameters, flag, integer
-from convscope_server.pipeline import answer_stream, when_there_is_room
+from convscope_server.pipeline import WaitingLine, answer_stream
 from convscope_server.served_model import ServedModel
 from convscope_server.served_models import Models
 from convscope_server.shared_memory import SharedMemory
@@ -58,7 +58,7 @@ class OpenInferenceServicer:
         """Infer; see the Open Inference Protocol."""
         self._lifecycle.check_takes_requests()
         request, response = codec.parse(pb.ModelInferRequest, message), pb.ModelInferResponse()
-        return await self._infer(request, response, response, call)
+        return await self._infer(request, response, response, call, time.monotonic())
 
     async def model_stream_infer(
         self, messages: AsyncIterator[bytes], call: Call
@@ -69,15 +69,17 @@ class OpenInferenceServicer:
         header triton_grpc_error, "true", it ends the stream with its status.
         """
         self._lifecycle.check_takes_requests()
+        line = WaitingLine()
         fails_whole = call.metadata.get("triton_grpc_error") == "true"
 
         async def answer(message: bytes) -> bytes:
+            came_s = time.monotonic()
             request, told = pb.ModelInferRequest(), pb.ModelStreamInferResponse()
             told.infer_response.parameters[_FINAL_RESPONSE].bool_param = True
             try:
                 request = codec.parse(pb.ModelInferRequest, message)
-                return await when_there_is_room(
-                    lambda: self._infer(request, told, told.infer_response, call)
+                return await line.answer(
+                    lambda: self._infer(request, told, told.infer_response, call, came_s)
                 )
             except Exception as error:
                 failure = failure_of(error, call.method)
@@ -99,8 +101,12 @@ class OpenInferenceServicer:
         answer: pb.ModelInferResponse | pb.ModelStreamInferResponse,
         response: pb.ModelInferResponse,
         call: Call,
+        came_s: float,
     ) -> bytes:
-        """Answer a request; gives the answer's bytes, the response being its part."""
+        """Answer a request; gives the answer's bytes, the response being its part.
+
+        Its timeout counts from came_s, however often it is tried.
+        """
         if request.parameters:
             _check_reserved(request.parameters)
         model = served_model(self._models, request.model_name, request.model_version)
@@ -108,14 +114,16 @@ class OpenInferenceServicer:
         model.check_size(rows)
         outputs = Outputs(request, model.info, self._memory, call.peer)
         wants_timings = bool(request.parameters) and flag(request.parameters, "timings")
+        answer_bytes, placed_bytes = outputs.answer_bytes(request.id, rows)
         work = Work(
             images=inputs.images(request, model.info, self._memory, call.peer),
             plan=outputs.plan,
             request_id=request.id,
-            request_bytes=request.ByteSize(),
-            answer_bytes=outputs.answer_bytes(request.id, rows),
+            request_bytes=inputs.size_bytes(request),
+            answer_bytes=answer_bytes,
+            placed_bytes=placed_bytes,
             priority=_priority(request.parameters, model.default_priority),
-            deadline_s=_deadline_s(request.parameters, call.deadline_s),
+            deadline_s=_deadline_s(request.parameters, call.deadline_s, came_s),
         )
 
         def write(result: Result) -> bytes:
@@ -163,14 +171,14 @@ def _priority(parameters: Parameters, default: int) -> int:
     return checked_priority(integer(parameters, "priority") or 0 if parameters else 0, default)
 
 
-def _deadline_s(parameters: Parameters, deadline_s: float | None) -> float | None:
+def _deadline_s(parameters: Parameters, deadline_s: float | None, came_s: float) -> float | None:
     """Until when the caller waits, by the call's deadline and the request's own timeout, in µs."""
     timeout_us = integer(parameters, "timeout") if parameters else None
     if not timeout_us:
         return deadline_s
     if timeout_us < 0:
         raise InvalidRequest(f"expected a timeout of at least 0 microseconds, got {timeout_us}")
-    own_s = time.monotonic() + timeout_us / 1e6
+    own_s = came_s + timeout_us / 1e6
     return own_s if deadline_s is None else min(own_s, deadline_s)
 
 

@@ -62,10 +62,12 @@ class OpenInferenceRepositoryServicer:
         for name in request.parameters:
             if name == "config" or name.startswith("file:"):
                 raise Unsupported(
-                    f"load parameter {name!r} is not supported: put the model and its config.pbtxt "
-                    "into the repository folder"
+                    f"load parameter {name[:100]!r} is not supported: put the model and its "
+                    "config.pbtxt into the repository folder"
                 )
-            raise InvalidRequest(f"expected no load parameter but config and file:…, got {name!r}")
+            raise InvalidRequest(
+                f"expected no load parameter but config and file:…, got {name[:100]!r}"
+            )
         try:
             await self._repository.load(request.model_name)
         except ModelError as error:
@@ -80,7 +82,7 @@ class OpenInferenceRepositoryServicer:
         for name in request.parameters:
             if name != "unload_dependents":  # no model here has dependents
                 raise InvalidRequest(
-                    f"expected no unload parameter but unload_dependents, got {name!r}"
+                    f"expected no unload parameter but unload_dependents, got {name[:100]!r}"
                 )
         await self._repository.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse().SerializeToString()

@@ -3,7 +3,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from convscope_server.pipeline import Pipeline
+from convscope_server.errors import Overloaded
+from convscope_server.pipeline import Pipeline, WaitingLine
 
 
 class Caller:
@@ -184,5 +185,82 @@ def test_a_caller_that_goes_cancels_what_is_on_its_way() -> None:
         await turns()
         assert sorted(cancelled) == numbers(5)[1:]
         assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+def refusal(reason: str = "queue_full") -> Overloaded:
+    return Overloaded("no room", reason=reason, retry_after_ms=1)
+
+
+def test_those_without_room_try_again_in_order_and_one_at_a_time() -> None:
+    async def scenario() -> None:
+        line, tried, admitted = WaitingLine(), list[int](), list[int]()
+        has_room = asyncio.Event()
+
+        async def attempt(number: int) -> bytes:
+            tried.append(number)
+            if not has_room.is_set():
+                if len(tried) == 5:
+                    has_room.set()
+                raise refusal()
+            admitted.append(number)
+            await turns()  # being computed: the others need not wait for that
+            return bytes([number])
+
+        async def one(number: int) -> bytes:
+            return await line.answer(lambda: attempt(number))
+
+        assert await asyncio.gather(*map(one, range(50))) == numbers(50)
+        assert admitted == list(range(50))
+        assert tried == [0] * 5 + admitted  # one that is refused tries for all behind it
+        assert await one(50) == b"\x32"
+
+    asyncio.run(scenario())
+
+
+def test_who_is_refused_after_waiting_waits_again() -> None:
+    async def scenario() -> None:
+        line, tried = WaitingLine(), 0
+
+        async def attempt() -> bytes:
+            nonlocal tried
+            tried += 1
+            await turns(tried % 2 * 3)  # as if a picture were decoded, or not
+            if tried < 6:
+                raise refusal()
+            return b"at last"
+
+        assert await line.answer(attempt) == b"at last"
+        assert tried == 6
+
+    asyncio.run(scenario())
+
+
+def test_who_would_wait_in_vain_does_not_wait_and_holds_nobody_up() -> None:
+    async def scenario() -> None:
+        line, full = WaitingLine(), True
+
+        async def late() -> bytes:
+            raise refusal("queue_full" if full else "predicted_wait")
+
+        async def broken() -> bytes:
+            raise ValueError("broken")
+
+        waiting = asyncio.create_task(line.answer(late))
+        behind = [asyncio.create_task(line.answer(answer)) for answer in (broken, late)]
+        gone = asyncio.create_task(line.answer(late))
+        await turns()
+        gone.cancel()
+        full = False
+        with pytest.raises(Overloaded):
+            await waiting
+        with pytest.raises(ValueError, match="broken"):
+            await behind[0]
+        with pytest.raises(Overloaded):
+            await behind[1]
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert await line.answer(lambda: echo(b"next")) == b"next"
 
     asyncio.run(scenario())

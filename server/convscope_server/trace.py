@@ -53,6 +53,23 @@ class Trace:
     timestamps: tuple[tuple[str, int], ...]
 
 
+class _File:
+    """A JSON array of traces, valid whenever it is looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+
+    def append(self, text: bytes) -> None:
+        if not self.count:
+            self.path.write_bytes(b"[\n" + text + _END)
+        else:
+            with self.path.open("r+b") as file:
+                file.seek(-len(_END), os.SEEK_END)
+                file.write(b",\n" + text + _END)
+        self.count += 1
+
+
 class Tracer:
     """Chooses the requests to trace, and writes their traces; belongs to one event loop.
 
@@ -89,7 +106,10 @@ class Tracer:
         self._number = 0
         self._waiting: list[Trace] = []
         self._lock = Lock()  # one thread writes at a time
-        self._begun: Path | None = None  # the file that holds traces already
+        # The file, or with log_frequency the one of its parts that is being filled.
+        self._whole = None if path is None else _File(path)
+        self._part: _File | None = None
+        self._part_count = 0
 
     def settings(self, model: str = "") -> TraceSettings:
         """Those of a model, or those of all models that have none of their own."""
@@ -152,12 +172,6 @@ class Tracer:
                 log.error("tracing is off: the trace file cannot be written: %s", error.strerror)
 
     def _append(self, trace: Trace) -> None:
-        """Put a trace at the end of the array: the file is valid whenever it is looked at."""
-        assert self.path is not None  # noqa: S101 - nothing is taken otherwise
-        frequency = self._global.log_frequency
-        path = self.path
-        if frequency:
-            path = path.with_name(f"{path.name}.{self._number // frequency}")
         self._number += 1
         told = (
             {
@@ -172,10 +186,16 @@ class Tracer:
             },
         )
         text = ",\n".join(map(json.dumps, told)).encode()
-        if path != self._begun:
-            path.write_bytes(b"[\n" + text + _END)
-            self._begun = path
-            return
-        with path.open("r+b") as file:
-            file.seek(-len(_END), os.SEEK_END)
-            file.write(b",\n" + text + _END)
+        self._file().append(text)
+
+    def _file(self) -> _File:
+        """Where the next trace goes."""
+        assert self._whole is not None  # noqa: S101 - nothing is taken otherwise
+        frequency = self._global.log_frequency
+        if not frequency:
+            return self._whole
+        if self._part is None or self._part.count >= frequency:
+            path = self._whole.path
+            self._part = _File(path.with_name(f"{path.name}.{self._part_count}"))
+            self._part_count += 1
+        return self._part

@@ -83,6 +83,20 @@ def test_a_new_file_begins_every_so_many_traces(tmp_path: Path) -> None:
     ]
 
 
+def test_no_trace_is_lost_when_files_begin_more_often_or_less(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    tracer = Tracer(path, at_once)
+    number = 0
+    for frequency, count in ((0, 3), (2, 5), (4, 5), (1, 2), (0, 2), (3, 4)):
+        tracer.change({"log_frequency": frequency})
+        for _ in range(count):
+            tracer.add(trace(str(number)))
+            number += 1
+    found = [name for file in tmp_path.iterdir() for name in ids(file)]
+    assert sorted(found, key=int) == [str(expected) for expected in range(number)]
+    assert ids(path) == ["0", "1", "2", "15", "16"]
+
+
 def test_what_waits_is_written_in_one_go_and_bounded(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     submitted: list[Callable[[], None]] = []

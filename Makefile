@@ -5,19 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# grpc-js as a client, where node is: without it those tests are skipped.
+GRPC_JS := $(if $(shell command -v npm),tests/grpc_js/node_modules)
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow perf-analyzer lint type contracts proto clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped model
+serve: $(VENV)/.server  ## install the server (no torch) and serve the shipped models
 	@echo
 	@echo "In another terminal:  $(BIN)/convscope classify samples/*.jpg"
 	@echo
 	@$(BIN)/convscope serve $(ARGS)
 
-test: $(VENV)/.dev lint type contracts  ## install everything the tests need, then run them all
+test: $(VENV)/.dev $(GRPC_JS) lint type contracts  ## install everything the tests need, then run them all
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes or a tool (the Docker image: see tests/docker)
@@ -56,8 +59,12 @@ proto: $(VENV)/.dev  ## regenerate the committed wire code from proto/
 	  proto/convscope_proto/inference/grpc_service_pb2.py*
 	rm proto/convscope_proto/inference/*.bak
 
+tests/grpc_js/node_modules: tests/grpc_js/package-lock.json
+	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/grpc_js || \
+	  echo "grpc-js did not come: its tests will be skipped"
+
 clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) tests/grpc_js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convscope needs Python >= 3.11, got %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'

@@ -28,6 +28,7 @@ from servers import Running, convscope, machine_text
 from convscope_proto.tensors import to_tensor
 from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_proto.v1 import classifier_pb2_grpc as pb_grpc
+from convscope_server.config import shipped_models
 
 METHOD = "/convscope.v1.Classifier/Classify"
 
@@ -79,7 +80,8 @@ def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("commands", nargs="+", metavar="COMMAND")
-    parser.add_argument("--model", type=Path, help="model file; without, the shipped model")
+    simple = shipped_models() / "simple" / "1" / "model.onnx"
+    parser.add_argument("--model", type=Path, default=simple, help="model file (default: simple)")
     parser.add_argument("--rows", type=int, default=1, help="images a call (default: 1)")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--connections", type=int, nargs="+", default=[1])
@@ -95,8 +97,8 @@ def main() -> None:
     print("\n| in flight | connections | server | images/s | p50 ms | p99 ms | ratio to A ", end="")
     print("| processor µs an image | ratio to A |\n|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     with contextlib.ExitStack() as stack:
-        models = [str(options.model)] if options.model else []
-        servers = [stack.enter_context(convscope(c, *models)) for c in options.commands]
+        model = str(options.model)
+        servers = [stack.enter_context(convscope(c, model)) for c in options.commands]
         message = request(servers[0].address, options.rows)
         for in_flight, connections in itertools.product(options.in_flight, options.connections):
             rounds = [

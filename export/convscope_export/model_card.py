@@ -6,6 +6,8 @@ from typing import Any
 from convscope_export.cifar10 import VALIDATION_IMAGES
 from convscope_export.presets import DEFAULT_RECIPE, PRESETS
 
+_OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD with a Nesterov momentum of 0.9"}
+
 
 def card(metadata: Mapping[str, Any], size_bytes: int) -> str:
     """Markdown text of a model's card.
@@ -235,8 +237,12 @@ def _reproduce(metadata: Mapping[str, Any]) -> list[str]:
     if metadata["seed"] != 0:
         options.append(f"--seed {metadata['seed']}")
     settings = ", ".join(
-        f"{key.replace('_', ' ')} {_plain(v)}" for key, v in metadata["recipe"].items()
+        f"{key.replace('_', ' ')} {_plain(value)}"
+        for key, value in metadata["recipe"].items()
+        if key != "optimizer"
     )
+    # Files made before recipes named their optimizer were all trained with AdamW.
+    optimizer = _OPTIMIZERS[metadata["recipe"].get("optimizer", "adamw")]
     return [
         "## Reproduce",
         "",
@@ -249,10 +255,12 @@ def _reproduce(metadata: Mapping[str, Any]) -> list[str]:
         "`DIR` holds CIFAR-10 in its binary layout; without `--data` the official archive is "
         "downloaded.",
         "",
-        f"Recipe: AdamW; {settings}; seed {metadata['seed']}. The training took "
-        f"{training['seconds']:.0f} s on {training['device']} with {training['threads']} threads, "
+        f"Recipe: {optimizer}; {settings}; seed {metadata['seed']}. The training took "
+        f"{training['seconds']:.0f} s on {training['device']} with "
+        f"{training['threads']} {'thread' if training['threads'] == 1 else 'threads'}, "
         f"Python {versions.get('python', '?')} and torch {versions.get('torch', '?')}. The same "
-        "seed gives the same weights on the same machine with as many threads; elsewhere they, and "
+        f"seed gives the same weights on the same machine with as many threads "
+        f"(`OMP_NUM_THREADS={training['threads']}`); elsewhere they, and "
         "with them the accuracy, come out slightly different.",
         "",
         f"Exported at revision {metadata['git_revision'] or 'unknown'}.",

@@ -128,7 +128,7 @@ CIFAR10 = Preset(
         " -> [CONV(256, 3x3) -> RELU]*2 -> POOL(average, global) -> FC(10)"
     ),
     recipe=Recipe(
-        epochs=60,
+        epochs=32,
         batch_size=250,
         learning_rate=0.2,
         warmup=0.1,

@@ -20,24 +20,13 @@ from convscope_server.cpu import available_cpu_count
 from convscope_server.dispatch import Dispatcher
 from convscope_server.errors import RepositoryUnreadable, ServerError, StartupError
 from convscope_server.http import HttpServer
-from convscope_server.inference import Inference
 from convscope_server.lifecycle import Lifecycle, Phase
 from convscope_server.metrics import Metrics
 from convscope_server.poller import Poller
 from convscope_server.repository import Repository
 from convscope_server.repository_folder import RepositoryFolder
 from convscope_server.served_models import Models
-from convscope_server.servicers import (
-    classifier,
-    health,
-    open_inference,
-    open_inference_models,
-    open_inference_repository,
-    open_inference_settings,
-    open_inference_shared_memory,
-    reflection,
-)
-from convscope_server.shared_memory import SharedMemory
+from convscope_server.services import all_methods
 from convscope_server.trace import Tracer
 from convscope_server.transports.transport import Transport
 from convscope_server.version_policy import VersionPolicy
@@ -99,60 +88,12 @@ class Server(Generic[T]):
         self._folder = folder
         self._repository = Repository(folder, self._models, config, self._metrics)
         self._polling: asyncio.Task[None] | None = None
-        services = (
-            classifier.SERVICE,
-            open_inference.SERVICE,
-            health.SERVICE,
-            reflection.SERVICE,
-        )
-        memory = SharedMemory(
-            config.shared_memory,
-            max_read_bytes=config.max_message_bytes,
-            workers=config.workers,
-        )
         self._tracer = Tracer(config.trace_file, self._executor.submit)
-        inference = Inference(
-            max_message_bytes=config.max_message_bytes,
-            max_picture_pixels=config.max_picture_pixels,
-            max_in_flight_bytes=config.max_in_flight_bytes,
-            executor=self._executor,
-            tracer=self._tracer,
+        methods = all_methods(
+            *(config, self._models, self._repository),
+            *(self.lifecycle, self._executor, self._tracer),
         )
-        self._dispatcher = Dispatcher(
-            {
-                **classifier.ClassifierServicer(
-                    self._models,
-                    self.lifecycle,
-                    inference,
-                    max_message_bytes=config.max_message_bytes,
-                ).methods(),
-                **open_inference.OpenInferenceServicer(
-                    self._models,
-                    self.lifecycle,
-                    inference,
-                    memory,
-                    max_message_bytes=config.max_message_bytes,
-                ).methods(),
-                **open_inference_models.OpenInferenceModelsServicer(
-                    self._models, self.lifecycle
-                ).methods(),
-                **open_inference_repository.OpenInferenceRepositoryServicer(
-                    self._repository,
-                    self.lifecycle,
-                    allows_control=config.model_control == "explicit",
-                ).methods(),
-                **open_inference_settings.OpenInferenceSettingsServicer(
-                    self._tracer, self._models, workers=config.workers
-                ).methods(),
-                **open_inference_shared_memory.OpenInferenceSharedMemoryServicer(memory).methods(),
-                **health.HealthServicer(
-                    self.lifecycle, self._models, frozenset(services)
-                ).methods(),
-                **reflection.ReflectionServicer(services).methods(),
-            },
-            self._metrics,
-            max_calls=config.max_concurrent_calls,
-        )
+        self._dispatcher = Dispatcher(methods, self._metrics, max_calls=config.max_concurrent_calls)
         self.transport = transport(config, self._dispatcher)
         self._http = (
             None

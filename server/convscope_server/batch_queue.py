@@ -260,7 +260,9 @@ class BatchQueue:
         while room and lane:
             request = lane.first
             rows = min(room, request.waiting_rows)
-            images = request.images[request.taken : request.taken + rows]
+            images = request.images
+            if rows < len(images):
+                images = images[request.taken : request.taken + rows]
             slices.append(Slice(request, request.taken, images))
             room -= rows
             request.taken += rows

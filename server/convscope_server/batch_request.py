@@ -88,7 +88,7 @@ class Request:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of those rows."""
-        return self.images[self.taken :].nbytes
+        return self.images.nbytes * self.waiting_rows // max(1, len(self.images))
 
 
 @dataclass(slots=True)

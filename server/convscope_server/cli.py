@@ -35,7 +35,12 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     expose_value=False,
     help="TOML file of settings: max_batch_size = 32. Flags and environment win over it.",
 )
-@click.option("--default-model", default="", help="Answers requests that name no model.")
+@click.option(
+    "--default-model",
+    default="",
+    show_default="the only one; without MODELS, cifar10",
+    help="Answers requests that name no model.",
+)
 @click.option(
     "--model-control",
     type=click.Choice(["none", "explicit", "poll"]),
@@ -197,13 +202,16 @@ def serve(
 
     # Here, not above: --help works without the server's packages.
     from convscope_server import serving
-    from convscope_server.config import ServerConfig, shipped_models
+    from convscope_server.config import SHIPPED_DEFAULT_MODEL, ServerConfig, shipped_models
     from convscope_server.errors import ServerError
     from convscope_server.log import configure_logging
 
     configure_logging(log_level)
+    if models is None:
+        models = shipped_models()
+        settings["default_model"] = settings["default_model"] or SHIPPED_DEFAULT_MODEL
     try:
-        config = ServerConfig(models=models or shipped_models(), **settings)
+        config = ServerConfig(models=models, **settings)
         if print_envoy_config:
             click.echo(serving.envoy_config_text(config))
         else:

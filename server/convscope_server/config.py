@@ -9,6 +9,8 @@ from convscope_server.version_policy import VersionPolicy
 # In a wheel the shipped models lie inside the package, in a checkout at its root.
 _IN_WHEEL = Path(__file__).parent / "models"
 _IN_CHECKOUT = Path(__file__).parents[2] / "models"
+# Of the models that come with convscope, the one that answers requests that name none.
+SHIPPED_DEFAULT_MODEL = "cifar10"
 
 
 def shipped_models() -> Path:

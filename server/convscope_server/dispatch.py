@@ -51,10 +51,12 @@ class Dispatcher:
                     self._check_room(self.in_flight)
                 if call.deadline_s is None:
                     return await method.handle(message, call)
+                remaining_s = call.deadline_s - time.monotonic()
+                if remaining_s <= 0:
+                    raise DeadlineExceeded("the deadline passed before the call arrived")
                 try:
                     # Not timeout_at: an event loop's clock need not be time.monotonic.
-                    remaining_s = call.deadline_s - time.monotonic() + _TIMER_ERROR_S
-                    async with asyncio.timeout(remaining_s) as deadline:
+                    async with asyncio.timeout(remaining_s + _TIMER_ERROR_S) as deadline:
                         return await method.handle(message, call)
                 except TimeoutError:
                     if not deadline.expired():

@@ -161,7 +161,7 @@ def _attend(
                 pipe.send(Note.PING)
             message = pipe.recv() if pipe in ready else None
         except (EOFError, OSError):
-            raise ProcessDied(_epitaph(process)) from None
+            raise ProcessDied(_epitaph(process, is_alive)) from None
         if message is Note.PONG:
             unanswered, is_alive = 0, True
         elif message is Note.STOPPED:
@@ -171,12 +171,14 @@ def _attend(
             raise StartupError(message.message)
 
 
-def _epitaph(process: subprocess.Popen[bytes]) -> str:
+def _epitaph(process: subprocess.Popen[bytes], has_lived: bool) -> str:
     try:
         status = process.wait(_ENDS_WITHIN_S)
     except subprocess.TimeoutExpired:
         return "the server inside Envoy ended by itself; Envoy was killed"
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    if not has_lived:
+        return f"the server did not start, {how}: the lines above have the reason"
     return f"the server's process ended by itself, {how}: calls in flight are lost; start it again"
 
 

@@ -3,9 +3,9 @@
 Labels come from bounded sets only: models and their classes, methods, codes, reasons.
 """
 
+from collections import Counter as Tally
 from collections.abc import Sequence
 
-import numpy as np
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -244,8 +244,7 @@ class ModelMetrics:
         self._batch_size.observe(rows)
         self._compute_seconds.observe(compute_s)
         self._images.inc(rows)
-        best, counts = np.unique(probabilities.argmax(axis=1), return_counts=True)
-        for index, count in zip(best.tolist(), counts.tolist(), strict=True):
+        for index, count in Tally(probabilities.argmax(axis=1).tolist()).items():
             self._predictions[index].inc(count)
 
     def batch_failed(self) -> None:

@@ -114,12 +114,13 @@ class OrtSession:
                     f"expected {name} as float32 {(len(images), *shape)}, as the file tells, "
                     f"got {output.dtype} {output.shape}"
                 )
+        # With one thread, its own time: what others do at this moment must not decide.
+        clock = time.thread_time if self._may_be_inline else time.perf_counter
         self.largest_batch_s = math.inf
         for _ in range(_TIMINGS):
-            started_s = time.perf_counter()
+            started_s = clock()
             self.run(images)
-            self.largest_batch_s = min(self.largest_batch_s, time.perf_counter() - started_s)
-            # Close to the limit, a moment in which the machine was busy must not decide.
+            self.largest_batch_s = min(self.largest_batch_s, clock() - started_s)
             if not INLINE_BATCH_S < self.largest_batch_s < 10 * INLINE_BATCH_S:
                 break
 

@@ -87,7 +87,9 @@ def decode(
             f"expected a JPEG, PNG, WebP, GIF or BMP file, got {len(picture)} bytes of another kind"
         ) from None
     except Exception as error:  # decoders raise anything on broken files: OSError, SyntaxError, …
-        raise InvalidRequest(f"the picture cannot be decoded: {error}") from error
+        raise InvalidRequest(
+            f"expected a whole picture, got {len(picture)} bytes that cannot be decoded: {error}"
+        ) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -18,7 +18,6 @@ from convscope_client import Client
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples"
-SHIPPED = ROOT / "models" / "simple" / "1" / "model.onnx"
 
 
 def convscope(*arguments: str | Path, cwd: Path, address: str = "") -> str:
@@ -36,20 +35,30 @@ def shipped() -> Iterator[ServerProcess]:
         yield server
 
 
-def test_the_shipped_model_gives_samples_sensible_labels(
-    shipped: ServerProcess, tmp_path: Path
+@pytest.mark.parametrize(
+    ("model", "right"),
+    [
+        # Six of nine: a network of 66 % is expected to get six.
+        ("simple", {"airplane", "bird", "deer", "horse", "ship", "truck"}),
+        ("cifar10", {path.stem for path in SAMPLES.glob("*.jpg")}),
+    ],
+)
+def test_the_shipped_models_give_samples_sensible_labels(
+    model: str, right: set[str], shipped: ServerProcess, tmp_path: Path
 ) -> None:
-    """Six of nine, as the README says; a network of 66 % is expected to get six."""
+    """As many as the README says; who names no model gets cifar10."""
     pictures = sorted(SAMPLES.glob("*.jpg"))
-    lines = convscope("classify", "--json", *pictures, cwd=tmp_path, address=shipped.address)
+    arguments = ("--model", model) if model != "cifar10" else ()
+    lines = convscope(
+        "classify", "--json", *arguments, *pictures, cwd=tmp_path, address=shipped.address
+    )
     answers = {Path(row["picture"]).stem: row for row in map(json.loads, lines.splitlines())}
     assert len(answers) == len(pictures) == 9
-    right = {name for name, row in answers.items() if row["label"] == name}
-    assert right == {"airplane", "bird", "deer", "horse", "ship", "truck"}
-    assert answers["horse"]["top"][0]["probability"] > 0.95
+    assert {name for name, row in answers.items() if row["label"] == name} == right
+    assert answers["horse"]["top"][0]["probability"] > 0.8
     for row in answers.values():
         assert row["top"][0]["label"] == row["label"]
-        assert row["model"] == "simple"
+        assert row["model"] == model
 
 
 def test_the_feature_maps_of_a_sample_are_drawn(shipped: ServerProcess, tmp_path: Path) -> None:
@@ -64,13 +73,14 @@ def test_the_feature_maps_of_a_sample_are_drawn(shipped: ServerProcess, tmp_path
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_relu_and_pool_are_what_their_names_say(shipped: ServerProcess) -> None:
+@pytest.mark.parametrize("model", ["cifar10", "simple"])
+def test_relu_and_pool_are_what_their_names_say(model: str, shipped: ServerProcess) -> None:
     """On a real network and a real picture: relu1 = max(0, conv1), pool1 = 2x2 maxima of it."""
     with Client(shipped.address) as client:
-        maps = client.features(SAMPLES / "cat.jpg", "all")
+        maps = client.features(SAMPLES / "cat.jpg", "*1", model=model)
     conv1, relu1, pool1 = (maps[name].values for name in ("conv1", "relu1", "pool1"))
     np.testing.assert_allclose(relu1, np.maximum(conv1, 0), atol=1e-5)
-    windows = relu1.reshape(1, 12, 16, 2, 16, 2)
+    windows = relu1.reshape(1, -1, 16, 2, 16, 2)
     np.testing.assert_allclose(pool1, windows.max(axis=(3, 5)), atol=1e-5)
     assert conv1.min() < 0 < relu1.max()
 
@@ -79,7 +89,11 @@ def test_the_calls_are_counted(shipped: ServerProcess) -> None:
     def images() -> float:
         with urllib.request.urlopen(f"{shipped.http}/metrics", timeout=10) as answer:  # noqa: S310
             lines = answer.read().decode().splitlines()
-        (line,) = [line for line in lines if line.startswith("convscope_images_total{")]
+        (line,) = [
+            line
+            for line in lines
+            if line.startswith("convscope_images_total{") and 'model="cifar10"' in line
+        ]
         return float(line.split()[-1])
 
     before = images()
@@ -90,15 +104,17 @@ def test_the_calls_are_counted(shipped: ServerProcess) -> None:
 
 @pytest.mark.data
 @pytest.mark.skipif("CONVSCOPE_DATA" not in os.environ, reason="CONVSCOPE_DATA is not set")
+@pytest.mark.parametrize("model", ["cifar10", "simple"])
 def test_the_accuracy_in_the_model_file_is_what_the_server_reaches(
-    shipped: ServerProcess, tmp_path: Path
+    model: str, shipped: ServerProcess, tmp_path: Path
 ) -> None:
     (told,) = [
         json.loads(entry.value)
-        for entry in onnx.load(SHIPPED).metadata_props
+        for entry in onnx.load(ROOT / "models" / model / "1" / "model.onnx").metadata_props
         if entry.key == "convscope.accuracy"
     ]
-    measured = json.loads(convscope("evaluate", "--json", cwd=tmp_path, address=shipped.address))
+    arguments = ("--model", model, "--json")
+    measured = json.loads(convscope("evaluate", *arguments, cwd=tmp_path, address=shipped.address))
     assert measured["images"] == told["images"] == 10_000
     # Another processor may round a score the other way; two images are 0.0002.
     assert measured["accuracy"] == pytest.approx(told["top1"], abs=0.0005)

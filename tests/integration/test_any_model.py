@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 from support.foreign_models import MODELS
-from support.servers import RunningServer, running_server
+from support.servers import TRANSPORTS, RunningServer, running_server
 from support.tiny_models import write_repository
 
 from convscope_client import Client
@@ -20,12 +20,14 @@ from convscope_proto.v1 import classifier_pb2_grpc as pb_grpc
 HORSE = Path(__file__).parents[2] / "samples" / "horse.jpg"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("models")
     for name, build in MODELS.items():
         write_repository(folder, name, model=build())
-    with running_server(folder) as server:
+    with running_server(folder, request.param) as server:
         yield server
 
 

@@ -9,7 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import grpc
 import pytest
@@ -82,25 +85,96 @@ def test_when_the_launcher_is_killed_envoy_goes_with_it(models: str, folders: Pa
         pass  # the port is free again
 
 
-def test_a_hung_server_is_killed(models: str, folders: Path) -> None:
-    """SIGSTOP is the perfect hang: nothing answers, and nothing ends."""
-    quick = (
+@contextmanager
+def application(models: str, folder: Path, source: str) -> Iterator[ServerProcess]:
+    """`convscope serve` with this module as Envoy's application, and pings twice a second."""
+    (folder / "changed_worker.py").write_text(source, encoding="utf-8")
+    start = (
         "import convscope_server.envoy_launcher as launcher\n"
         "launcher._PING_INTERVAL_S = 0.5\n"
+        "launcher.command.__defaults__ = ('changed_worker:app',)\n"
         "from convscope_client.cli.main import main\n"
         "main()"
     )
-    command = [sys.executable, "-c", quick, "serve", models, "--transport=envoy"]
+    command = [sys.executable, "-c", start, "serve", models, "--transport=envoy"]
     command += ["--port=0", "--metrics-port=0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert any("ready after" in line for line in process.stderr)
-        envoy = ServerProcess(process).envoy_pid
+    paths = os.pathsep.join([str(folder), *sys.path])
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    ) as process:
+        try:
+            yield ServerProcess(process)
+        finally:
+            process.kill()
+
+
+def test_a_hung_server_is_killed(models: str, tmp_path: Path) -> None:
+    """SIGSTOP is the perfect hang: nothing answers, and nothing ends."""
+    with application(models, tmp_path, "from convscope_server.envoy_worker import app") as server:
+        server.wait_until_ready()
+        envoy = server.envoy_pid
         os.kill(envoy, signal.SIGSTOP)
-        _, rest = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "Error: the server hung" in rest
+        assert server.wait_until_ended() == 1
+    assert "Error: the server hung" in server.log[-1]
     assert not is_running(envoy)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("raise RuntimeError('no GPU today')", "RuntimeError: no GPU today"),
+        ("import absent_module", "No module named 'absent_module'"),
+        ("async def app(*_): raise OSError('no disk')", "OSError: no disk"),
+    ],
+    ids=["at import", "module missing", "at start"],
+)
+def test_python_that_dies_before_it_serves_says_why(
+    models: str, tmp_path: Path, source: str, reason: str
+) -> None:
+    with application(models, tmp_path, source) as server:
+        assert server.wait_until_ended() == 1
+    assert any(reason in line for line in server.log)
+    assert server.log[-1].startswith("Error: the server did not start, exit status 1: the lines")
+
+
+HANGS = """
+import time
+from convscope_server import envoy_worker
+
+async def app(scope, receive, send):
+    if scope.get("path") == "/hang":
+        time.sleep(3600)
+    await envoy_worker.app(scope, receive, send)
+"""
+
+
+@pytest.mark.parametrize("death", ["crash", "hang"])
+def test_calls_in_flight_are_told_when_the_server_dies(
+    models: str, tmp_path: Path, death: str
+) -> None:
+    """UNAVAILABLE, at which clients try again; and the operator has one line."""
+    with application(models, tmp_path, HANGS) as server:
+        server.wait_until_ready()
+        envoy = server.envoy_pid
+        with grpc.insecure_channel(server.address) as channel:
+            messages: SimpleQueue[pb.ClassifyRequest | None] = SimpleQueue()
+            stub = pb_grpc.ClassifierStub(channel)
+            call = stub.ClassifyStream(iter(messages.get, None), timeout=60)
+            messages.put(pb.ClassifyRequest(id="in flight"))
+            assert next(call).error.id == "in flight"
+            if death == "crash":
+                os.kill(envoy, signal.SIGSEGV)
+            else:
+                hang: Any = channel.unary_unary("/hang")
+                hang.future(b"")
+            with pytest.raises(grpc.RpcError):
+                next(call)
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+            messages.put(None)
+        assert server.wait_until_ended() == 1
+    assert not is_running(envoy)
+    expected = "ended by itself, killed by SIGSEGV" if death == "crash" else "the server hung"
+    assert expected in server.log[-1]
 
 
 def test_a_relative_model_folder_is_where_the_server_was_started(

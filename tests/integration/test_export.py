@@ -20,7 +20,7 @@ from convscope_export.onnx_runtime import Session
 from convscope_export.verification import pictures
 
 CONVSCOPE = Path(sys.executable).with_name("convscope")
-SHIPPED = Path(__file__).parents[2] / "models" / "simple" / "1" / "model.onnx"
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def convscope(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -138,15 +138,17 @@ def onnx_scores(
 
 
 @pytest.mark.data
-def test_the_shipped_model_is_as_accurate_as_it_says() -> None:
+@pytest.mark.parametrize("name", ["cifar10", "simple"])
+def test_the_shipped_models_are_as_accurate_as_they_say(name: str) -> None:
     directory = os.environ.get("CONVSCOPE_DATA")
     if directory is None:
         pytest.skip("CONVSCOPE_DATA is not set")
     images = cifar10.load(Path(directory))
-    described = metadata.read(onnx.load(SHIPPED))
+    path = MODELS / name / "1" / "model.onnx"
+    described = metadata.read(onnx.load(path))
     if images.sha256 != described["training_data"]["sha256"]:
         pytest.skip("CONVSCOPE_DATA names another copy of CIFAR-10")
-    session = Session(SHIPPED.read_bytes())
+    session = Session(path.read_bytes())
     found = evaluate(lambda pixels: onnx_scores(session, pixels), images.test, cifar10.LABELS)
     # A score in the last bits may move a picture between two classes.
     assert found.top1 == pytest.approx(described["accuracy"]["top1"], abs=5e-4)

@@ -118,12 +118,34 @@ def test_a_second_signal_does_not_wait(models: str, workers: str) -> None:
         assert server.wait_until_ended() == 0
 
 
-def test_without_arguments_the_shipped_model_is_served() -> None:
+def test_without_arguments_the_shipped_models_are_served() -> None:
     with server_process() as server, grpc.insecure_channel(server.address) as channel:
-        listed = pb_grpc.ClassifierStub(channel).ListModels(pb.ListModelsRequest(), timeout=10)
-        assert listed.default_model_name == "simple"
+        stub = pb_grpc.ClassifierStub(channel)
+        listed = stub.ListModels(pb.ListModelsRequest(), timeout=10)
+        assert [model.name for model in listed.models] == ["cifar10", "simple"]
+        assert listed.default_model_name == "cifar10"
+        assert stub.GetModel(pb.GetModelRequest(), timeout=10).model.name == "cifar10"
         assert http_status(f"{server.http}/readyz") == 200
         assert http_status(f"{server.http}/elsewhere") == 404
+
+
+def test_another_of_the_shipped_models_can_be_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVSCOPE_DEFAULT_MODEL", "simple")
+    with server_process() as server, grpc.insecure_channel(server.address) as channel:
+        model = pb_grpc.ClassifierStub(channel).GetModel(pb.GetModelRequest(), timeout=10).model
+        assert model.name == "simple"
+
+
+def test_several_models_of_one_s_own_have_no_default() -> None:
+    """Also where they are called like those that come with convscope."""
+    models = str(Path(__file__).parents[2] / "models")
+    with server_process(models) as server, grpc.insecure_channel(server.address) as channel:
+        stub = pb_grpc.ClassifierStub(channel)
+        assert stub.ListModels(pb.ListModelsRequest(), timeout=10).default_model_name == ""
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.GetModel(pb.GetModelRequest(), timeout=10)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        assert "expected the name of one of cifar10, simple" in (caught.value.details() or "")
 
 
 def test_every_flag_can_come_from_the_environment(

@@ -49,10 +49,11 @@ def refusal(stub: pb_grpc.ClassifierStub, request: pb.ClassifyRequest) -> str:
     return error.details() or ""
 
 
-def test_rows_beyond_what_the_queue_can_hold_are_invalid(models: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_rows_beyond_what_the_queue_can_hold_are_invalid(models: Path, transport: str) -> None:
     million = pb.Tensor(dtype=pb.DATA_TYPE_UINT8, shape=[1_000_000, 4, 4, 3], data=b"")
     with (
-        running_server(models, max_queue_rows=10) as server,
+        running_server(models, transport, max_queue_rows=10) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = pb_grpc.ClassifierStub(channel)
@@ -61,9 +62,13 @@ def test_rows_beyond_what_the_queue_can_hold_are_invalid(models: Path) -> None:
         stub.Classify(pb.ClassifyRequest(pixels=to_tensor(random_images(10))), timeout=30)
 
 
-def test_priorities_are_levels_from_1_to_9(models: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_priorities_are_levels_from_1_to_9(models: Path, transport: str) -> None:
     request = pb.ClassifyRequest(pixels=to_tensor(random_images(1)))
-    with running_server(models) as server, grpc.insecure_channel(server.address) as channel:
+    with (
+        running_server(models, transport) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
         stub = pb_grpc.ClassifierStub(channel)
         for request.priority in (0, 1, 9):
             stub.Classify(request, timeout=30)

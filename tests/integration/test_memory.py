@@ -78,7 +78,8 @@ async def send(address: str, count: int, in_flight: int = 8) -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_memory_is_flat_over_ten_thousand_mixed_requests(transport: str) -> None:
-    with server_process(str(ROOT / "models"), "--transport", transport) as server:
+    models = str(ROOT / "models" / "simple" / "1" / "model.onnx")
+    with server_process(models, "--transport", transport) as server:
         pid = server.process.pid if transport == "grpcio" else server.envoy_pid
         asyncio.run(send(server.address, 3_000))
         before = resident_bytes(pid)

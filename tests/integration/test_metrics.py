@@ -66,8 +66,9 @@ def test_the_metrics_are_what_the_client_sent(tmp_path: Path, transport: str) ->
     assert not any(name.endswith("_created") for name, _ in found)
 
 
-def test_no_series_is_missing_before_the_first_request(tmp_path: Path) -> None:
-    with running_server(write_repository(tmp_path)) as server:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_no_series_is_missing_before_the_first_request(tmp_path: Path, transport: str) -> None:
+    with running_server(write_repository(tmp_path), transport) as server:
         found = scrape(server)
     rpc = {"grpc_type": "unary", **CLASSIFY}
     assert found[key("grpc_server_handled_total", **rpc, grpc_code="OK")] == 0

@@ -20,7 +20,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from support import open_inference, triton_session
-from support.servers import ServerProcess, server_process
+from support.servers import TRANSPORTS, ServerProcess, server_process
 from support.tiny_models import activations, random_images, replace_model, write_repository
 
 from convscope_proto.tensors import from_tensor, to_tensor
@@ -33,6 +33,14 @@ POLL = ("--model-control", "poll", "--poll-interval-s", "0.05")
 IMAGES = random_images(3)
 PLAIN = pb.ClassifyRequest(pixels=to_tensor(IMAGES), include_scores=True)
 Health = health_pb2.HealthCheckResponse
+
+
+@pytest.fixture(autouse=True, params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every server of these tests is started over each."""
+    name: str = request.param
+    monkeypatch.setenv("CONVSCOPE_TRANSPORT", name)
+    return name
 
 
 def offset_of(response: pb.ClassifyResponse) -> float:
@@ -179,15 +187,15 @@ def test_loads_unloads_and_calls_at_once(tmp_path: Path) -> None:
     assert not any("Traceback" in line or "ERROR" in line for line in server.log)
 
 
-def resident_mb(server: ServerProcess) -> float:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
+def resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) / 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_hundred_loads_and_unloads_leave_no_memory_behind(tmp_path: Path) -> None:
+def test_a_hundred_loads_and_unloads_leave_no_memory_behind(tmp_path: Path, transport: str) -> None:
     shutil.copytree(ROOT / "models" / "simple", tmp_path / "simple")
     request = pb.ClassifyRequest(
         pixels=to_tensor(np.zeros((64, 32, 32, 3), np.uint8)),
@@ -195,6 +203,7 @@ def test_a_hundred_loads_and_unloads_leave_no_memory_behind(tmp_path: Path) -> N
     )
     with connected(str(tmp_path), "--model-control", "explicit") as (server, channel):
         stub = pb_grpc.ClassifierStub(channel)
+        pid = server.process.pid if transport == "grpcio" else server.envoy_pid
 
         def largest_mb(cycles: int) -> float:
             largest = 0.0
@@ -202,7 +211,7 @@ def test_a_hundred_loads_and_unloads_leave_no_memory_behind(tmp_path: Path) -> N
                 open_inference.load(channel, "simple")
                 stub.Classify(request, timeout=30)
                 open_inference.unload(channel, "simple")
-                largest = max(largest, resident_mb(server))
+                largest = max(largest, resident_mb(pid))
             print(f"resident after {cycles} loads: at most {largest:.0f} MB")
             return largest
 
@@ -210,7 +219,7 @@ def test_a_hundred_loads_and_unloads_leave_no_memory_behind(tmp_path: Path) -> N
         after = largest_mb(100)
         # One session that stays, with its 64 rows of activations, is some 10 MB.
         assert after - before < 40
-        threads = len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
         assert threads < 60
 
 

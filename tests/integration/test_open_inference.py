@@ -294,6 +294,11 @@ def shared(offset: int = 0, **others: Any) -> dict[str, Any]:
         ({"parameters": {"timings": Parameter(int64_param=1)}}, "expected true or false"),
         ({"outputs": [Wanted(name="conv*")]}, "unexpected inference output 'conv*': expected"),
         ({"outputs": [Wanted(name="scores")] * 2}, "every requested output once"),
+        ({"outputs": [Wanted(name="scores")] * 50_000}, "6 at most, got 50000"),
+        (
+            {"parameters": {str(number): Parameter(bool_param=True) for number in range(257)}},
+            "expected at most 256 parameters, got 257",
+        ),
         (
             {"outputs": [Wanted(name="no such")] * 7},
             "every requested output once, 6 at most, got 7",

@@ -1,6 +1,7 @@
 """Whatever a ModelInferRequest holds, it is understood or refused in the domain's words."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,3 +79,10 @@ def test_typed_contents_keep_every_value_or_are_refused(
     (field,) = contents.ListFields()
     values = content.ravel().tolist() if isinstance(content, np.ndarray) else content
     np.testing.assert_array_equal(values, list(field[1]))
+
+
+def test_a_flood_of_typed_elements_is_refused_before_it_is_read() -> None:
+    count = (1 << 20) + 1
+    contents = pb.InferTensorContents(bool_contents=[True] * count)
+    with pytest.raises(InvalidRequest, match="at most 1048576 elements as typed contents"):
+        from_contents(Input(name="x", datatype="BOOL", shape=[count], contents=contents))

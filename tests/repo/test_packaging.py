@@ -31,9 +31,14 @@ def test_the_wheel_holds_the_four_packages_the_contract_and_the_models(wheel: Pa
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     assert "convscope_proto/v1/classifier.proto" in names
-    assert "convscope_server/models/simple/1/model.onnx" in names
+    for model in ("cifar10", "simple"):
+        assert f"convscope_server/models/{model}/1/model.onnx" in names
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
+
+
+def test_the_wheel_stays_small(wheel: Path) -> None:
+    assert wheel.stat().st_size < 8 << 20
 
 
 @pytest.fixture(scope="module")

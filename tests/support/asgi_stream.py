@@ -26,6 +26,8 @@ class AsgiStream:
             "type": "http",
             "method": method,
             "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
             "client": ("::1", 1234),
             "headers": [
                 (name.replace("_", "-").encode(), value.encode()) for name, value in wanted.items()

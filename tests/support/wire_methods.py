@@ -28,7 +28,7 @@ from convscope_server.transports.envoy_admin import AdminError, EnvoyAdmin
 from convscope_server.transports.envoy_asgi import GrpcAsgiApp
 from convscope_server.transports.grpcio import GrpcioTransport
 
-MAX_MESSAGE_BYTES = 61 << 20
+MAX_MESSAGE_BYTES = 64 << 20
 # What became of calls that ended before their answer, by the message they came with.
 _endings: dict[str, str] = {}
 

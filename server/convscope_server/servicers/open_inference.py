@@ -22,6 +22,8 @@ from convscope_server.shared_memory import SharedMemory
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 _RESERVED_PREFIX = "triton_"
+# Whoever sends more wants the event loop to look at them.
+_MAX_PARAMETERS = 256
 _FINAL_RESPONSE = "triton_final_response"
 _WANTS_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
@@ -153,6 +155,10 @@ def served_model(models: Models, name: str, version: str) -> ServedModel:
 
 
 def _check_reserved(parameters: Parameters) -> None:
+    if len(parameters) > _MAX_PARAMETERS:
+        raise InvalidRequest(
+            f"expected at most {_MAX_PARAMETERS} parameters, got {len(parameters)}"
+        )
     for name in parameters:
         if name.startswith(_RESERVED_PREFIX) and name != _WANTS_FINAL_RESPONSE:
             raise InvalidRequest(

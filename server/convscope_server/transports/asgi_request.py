@@ -9,6 +9,7 @@ Two habits of pyvoy, which carries this, shape it:
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -65,7 +66,7 @@ class Request:
 
     __slots__ = (
         *("_closed", "_decoder", "_encoding", "_ended", "_failure", "_first_looks"),
-        *("_frames", "_gone", "_look_s"),
+        *("_frames", "_gone", "_is_watched", "_look_s"),
         *("_max_message_bytes", "_receive", "_receiving", "_task", "_timer", "_waiter"),
         "_waiting_bytes",
     )
@@ -84,14 +85,20 @@ class Request:
         self._ended = False
         self._gone = False
         self._closed = False
+        self._is_watched = False
         self._receiving = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = _FIRST_LOOK_S
 
-    async def first(self) -> bytes:
-        """The one message of a unary call."""
+    async def first(self, deadline_s: float | None) -> bytes:
+        """The one message of a unary call; what follows it is not looked at.
+
+        Raises:
+            CallerGone: The caller left before the message was whole.
+            RpcFailure: What came is no message, or it was not whole at the deadline.
+        """
         event = await self._receive()
         if event["type"] == "http.request":
             message = only_message(event["body"], self._max_message_bytes)
@@ -99,15 +106,23 @@ class Request:
                 self._ended = not event["more_body"]
                 return message
         self._take(event)
-        while not self._frames:
-            if self._failure is not None:
-                raise self._failure
-            if self._gone:
-                raise CallerGone
-            if self._ended:
-                raise RpcFailure(Code.UNIMPLEMENTED, "expected one message, got none")
-            self._take(await self._receive())
-        return await self._message(self._frames.popleft())
+        self._read_on()
+        remaining_s = None if deadline_s is None else deadline_s - time.monotonic()
+        try:
+            async with asyncio.timeout(remaining_s):
+                while not self._frames:
+                    if self._failure is not None:
+                        raise self._failure
+                    if self._gone:
+                        raise CallerGone
+                    if self._ended:
+                        raise RpcFailure(Code.UNIMPLEMENTED, "expected one message, got none")
+                    await self._wait()
+        except TimeoutError:
+            raise RpcFailure(
+                Code.DEADLINE_EXCEEDED, "the deadline passed before the whole message came"
+            ) from None
+        return await self._message(self._next())
 
     async def messages(self) -> AsyncIterator[bytes]:
         """The messages of a stream, as they come."""
@@ -117,10 +132,8 @@ class Request:
                     raise self._failure
                 if self._ended:
                     return
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
-            following = self._frames.popleft()
-            self._waiting_bytes -= len(following.data)
+                await self._wait()
+            following = self._next()
             self._read_on()
             yield await self._message(following)
 
@@ -132,10 +145,10 @@ class Request:
     def watch_for_leaving(self) -> None:
         """Cancel the servicer when the caller leaves; what else comes is not wanted."""
         self._task = asyncio.current_task()
-        if self._ended:
-            self._look_later()
-        else:
+        if not self._ended:
             self._read_on()
+        elif not self._is_watched:
+            self._look_later()
 
     def look(self) -> None:
         """Ask whether the caller is still there, and then ask again."""
@@ -152,6 +165,16 @@ class Request:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+
+    async def _wait(self) -> None:
+        """Until something has come."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _next(self) -> Frame:
+        following = self._frames.popleft()
+        self._waiting_bytes -= len(following.data)
+        return following
 
     def _read_on(self) -> None:
         if self._receiving or self._ended or self._waiting_bytes > _READ_AHEAD_BYTES:
@@ -176,6 +199,7 @@ class Request:
             return
         self._take(future.result())
         if self._gone:
+            self._wake()
             self._leave()
             return
         if self._frames or self._ended or self._failure is not None:
@@ -192,19 +216,17 @@ class Request:
         decoder = self._decoder
         if decoder is None:
             decoder = self._decoder = FrameDecoder(self._max_message_bytes)
-        try:
-            frames = decoder.feed(event["body"])
-            self._ended = not event["more_body"]
-            if self._ended:
-                decoder.finish()
-        except RpcFailure as failure:
-            self._failure, self._ended = failure, True
-            return
-        for one in frames:
+        for one in decoder.feed(event["body"]):
             self._frames.append(one)
             self._waiting_bytes += len(one.data)
+        self._ended = not event["more_body"]
+        if self._ended:
+            decoder.finish()
+        if decoder.failure is not None:
+            self._failure, self._ended = decoder.failure, True
 
     def _look_later(self) -> None:
+        self._is_watched = True
         if self._look_s == _FIRST_LOOK_S:
             self._first_looks.add(self)
         else:

@@ -50,6 +50,8 @@ class GrpcAsgiApp:
     def __init__(self, dispatcher: Dispatcher, *, max_message_bytes: int) -> None:
         """Serve the dispatcher's methods; messages over the limit are refused either way."""
         self._dispatcher = dispatcher
+        # By the path as it came: one with %-escapes or a query names no method.
+        self._methods = {name.encode(): method for name, method in dispatcher.methods.items()}
         self._max_message_bytes = max_message_bytes
         self.open_streams = 0
         self._first_looks = FirstLooks()
@@ -65,9 +67,12 @@ class GrpcAsgiApp:
         answer = _Answer(send)
         path = scope["path"]
         try:
-            method = self._dispatcher.methods.get(path)
-            if method is None or scope["method"] != "POST":
-                raise RpcFailure(Code.UNIMPLEMENTED, f"unknown method {path}")
+            method = self._methods.get(scope["raw_path"])
+            if method is None or scope["query_string"]:
+                asked = scope["raw_path"].decode("latin-1")
+                raise RpcFailure(Code.UNIMPLEMENTED, f"unknown method {asked}")
+            if scope["method"] != "POST":
+                raise RpcFailure(Code.UNIMPLEMENTED, f"expected POST, got {scope['method']}")
             parsed = parse_headers(headers)
             deadline_s = None
             if parsed.timeout_s is not None:
@@ -92,7 +97,7 @@ class GrpcAsgiApp:
             await answer.fail(RpcFailure(Code.INTERNAL, "internal error"))
 
     async def _unary(self, call: Call, request: "Request", answer: "_Answer") -> None:
-        message = await request.first()
+        message = await request.first(call.deadline_s)
         request.watch_for_leaving()
         try:
             reply = await self._dispatcher.unary(message, call)

@@ -25,6 +25,11 @@ _STREAM_WINDOW_BYTES, _CONNECTION_WINDOW_BYTES = 4 << 20, 32 << 20
 _CONNECTION_BUFFER_BYTES = 1 << 20
 # More would be refused by the operating system sooner or later.
 _MAX_CONNECTIONS = 50_000
+# WINDOW_UPDATE frames for each DATA frame sent, beyond which a connection is ended.
+# A reader that gives room in crumbs is slow, not hostile: reading one costs next to nothing.
+_WINDOW_UPDATES_A_DATA_FRAME = 1000
+# As many calls on one connection as there will never be.
+_NEVER = (1 << 32) - 1
 # A thread of Envoy that does nothing for this long ends the process: a
 # supervisor starts another, while a hung one would hold the port for ever.
 _HUNG_AFTER = "60s"
@@ -69,14 +74,23 @@ def envoy_config(
         "delayed_close_timeout": "1s",
         # Metadata in KiB; grpc's own limit is 16.
         "max_request_headers_kb": 64,
+        # A method's name is taken as it came, so that whoever filters paths before us and we
+        # mean the same one.
+        "normalize_path": False,
+        "merge_slashes": False,
         "common_http_protocol_options": {
+            "max_stream_duration": "0s",
             # Connections without calls; pings below find those whose client has gone.
             "idle_timeout": "3600s",
-            "max_headers_count": 100,
+            # Their size bounds them already.
+            "max_headers_count": 1000,
             # Allowed in gRPC's metadata.
             "headers_with_underscores_action": "ALLOW",
         },
         "http2_protocol_options": {
+            # Of Envoy's two codecs the other one, nghttp2, ends a connection that resets more
+            # than 1000 calls at once and 33 a second; see layered_runtime below.
+            "use_oghttp2_codec": True,
             "max_concurrent_streams": config.max_concurrent_streams,
             "initial_stream_window_size": _STREAM_WINDOW_BYTES,
             "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
@@ -86,6 +100,14 @@ def envoy_config(
                 "interval": f"{config.keepalive_time_s:.3f}s",
                 "timeout": f"{config.keepalive_timeout_s:.3f}s",
             },
+            "max_inbound_window_update_frames_per_data_frame_sent": _WINDOW_UPDATES_A_DATA_FRAME,
+            # Frames that wait for a client that does not read: the bytes that may wait
+            # bound those of answers, so this is for pings and resets without end.
+            "max_outbound_frames": 10_000,
+            "max_outbound_control_frames": 1000,
+            # No gRPC library sends either: those of Envoy, written down.
+            "max_consecutive_inbound_frames_with_empty_payload": 1,
+            "max_inbound_priority_frames_per_stream": 100,
             # One bad call resets its stream, not the others on its connection.
             "override_stream_error_on_invalid_http_message": True,
         },
@@ -112,6 +134,8 @@ def envoy_config(
                     "address": {
                         "socket_address": {"address": config.host, "port_value": config.port}
                     },
+                    # Clients that connect at once and wait to be taken; the kernel may allow fewer.
+                    "tcp_backlog_size": 4096,
                     # Else a second server would share a taken port without a word.
                     "enable_reuse_port": False,
                     "per_connection_buffer_limit_bytes": _CONNECTION_BUFFER_BYTES,
@@ -128,6 +152,18 @@ def envoy_config(
                         ".downstream_connections.v3.DownstreamConnectionsConfig",
                         "max_active_downstream_connections": _MAX_CONNECTIONS,
                     },
+                }
+            ]
+        },
+        # Against clients that open calls only to reset them Envoy ends a connection after
+        # 500 resets within their first second, if those are half of its calls. So do
+        # honest callers with short deadlines, when the server is busy, and the others on
+        # their connection would be lost with them.
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "server",
+                    "static_layer": {"overload.premature_reset_total_stream_count": _NEVER},
                 }
             ]
         },

@@ -68,15 +68,17 @@ def parse_headers(headers: Iterable[Header]) -> RequestHeaders:
 
     Raises:
         RpcFailure: UNIMPLEMENTED for a compression that the server does not know;
-            INTERNAL for a malformed timeout or binary header.
+            INTERNAL for a malformed timeout or binary header, or without "te: trailers".
     """
     metadata: dict[str, str | bytes] = {}
-    timeout_s, encoding = None, "identity"
+    timeout_s, encoding, takes_trailers = None, "identity", False
     for name, value in headers:
         if name not in _RESERVED:
             metadata[name.decode("latin-1")] = (
                 decode_binary(value) if name.endswith(b"-bin") else value.decode("latin-1")
             )
+        elif name == b"te":
+            takes_trailers = value == b"trailers"
         elif name == b"grpc-timeout":
             timeout_s = parse_timeout(value)
         elif name == b"grpc-encoding":
@@ -86,6 +88,9 @@ def parse_headers(headers: Iterable[Header]) -> RequestHeaders:
                     Code.UNIMPLEMENTED,
                     f"expected messages compressed as identity, deflate or gzip, got {encoding!r}",
                 )
+    if not takes_trailers:
+        # A proxy that knows no trailers lies between, and the status would be lost.
+        raise RpcFailure(Code.INTERNAL, "expected the header te: trailers, which gRPC needs")
     return RequestHeaders(metadata, timeout_s, encoding)
 
 
@@ -124,7 +129,11 @@ def decode_binary(value: bytes) -> bytes:
 
 def encode_message(text: str) -> bytes:
     """A grpc-message: UTF-8, percent-encoded but for printable ASCII."""
-    return quote_from_bytes(text.encode(errors="replace"), safe=_PLAIN).encode("ascii")
+    # HTTP/2 allows no space at either end of a header's value.
+    inner = text.strip(" ")
+    before, _, after = text.partition(inner) if inner else (text, "", "")
+    encoded = quote_from_bytes(inner.encode(errors="replace"), safe=_PLAIN)
+    return f"{'%20' * len(before)}{encoded}{'%20' * len(after)}".encode("ascii")
 
 
 def decode_message(value: bytes) -> str:
@@ -162,12 +171,16 @@ def only_message(chunk: bytes, max_message_bytes: int) -> bytes | None:
 def decompress(data: bytes, encoding: str, max_message_bytes: int) -> bytes:
     """A compressed message as it was; stops as soon as it proves too large.
 
+    No bytes are an empty message in any encoding, as gRPC's own libraries have it.
+
     Raises:
         RpcFailure: RESOURCE_EXHAUSTED if it is larger than allowed, INTERNAL if the
             bytes are not what the encoding says.
     """
     if encoding not in _WINDOW_BITS:
         raise RpcFailure(Code.INTERNAL, "got a compressed message without a grpc-encoding header")
+    if not data:
+        return b""
     inflater = zlib.decompressobj(_WINDOW_BITS[encoding])
     try:
         message = inflater.decompress(data, max_message_bytes + 1)
@@ -201,12 +214,19 @@ class Frame:
 
 
 class FrameDecoder:
-    """Frames from chunks of any size; holds at most one frame that is not whole yet."""
+    """Frames from chunks of any size; holds at most one frame that is not whole yet.
 
-    __slots__ = ("_chunks", "_held_bytes", "_max_message_bytes", "_wanted_bytes")
+    Attributes:
+        failure: What is wrong with the bytes after the last whole frame, if anything:
+            RESOURCE_EXHAUSTED for a frame larger than allowed, INTERNAL for what is no
+            frame. The decoder must not be fed again then.
+    """
+
+    __slots__ = ("_chunks", "_held_bytes", "_max_message_bytes", "_wanted_bytes", "failure")
 
     def __init__(self, max_message_bytes: int) -> None:
         """Begin between two frames."""
+        self.failure: RpcFailure | None = None
         self._max_message_bytes = max_message_bytes
         self._chunks: list[bytes] = []
         self._held_bytes = 0
@@ -214,11 +234,9 @@ class FrameDecoder:
         self._wanted_bytes = PREFIX_BYTES
 
     def feed(self, chunk: bytes) -> list[Frame]:
-        """The frames that this chunk completes, in order.
+        """The frames that this chunk completes, in order, those before a failure too.
 
-        Raises:
-            RpcFailure: RESOURCE_EXHAUSTED for a frame larger than allowed, INTERNAL
-                for what is no frame; the decoder must not be fed again.
+        How the bytes were cut into chunks, which is chance, must not decide what is heard.
         """
         if chunk:
             self._chunks.append(chunk)
@@ -232,11 +250,13 @@ class FrameDecoder:
         while len(data) - start >= PREFIX_BYTES:
             flag, size = struct.unpack_from(">BI", data, start)
             if flag > 1:
-                raise RpcFailure(
+                self.failure = RpcFailure(
                     Code.INTERNAL, f"expected a message that begins with 0 or 1, got {flag}"
                 )
+                break
             if size > self._max_message_bytes:
-                raise too_large(str(size), self._max_message_bytes)
+                self.failure = too_large(str(size), self._max_message_bytes)
+                break
             end = start + PREFIX_BYTES + size
             if end > len(data):
                 wanted = end - start
@@ -249,13 +269,9 @@ class FrameDecoder:
         return frames
 
     def finish(self) -> None:
-        """No chunk will follow.
-
-        Raises:
-            RpcFailure: A frame has begun and is not whole.
-        """
-        if self._held_bytes:
-            raise RpcFailure(
+        """No chunk will follow: a frame that has begun and is not whole is a failure."""
+        if self._held_bytes and self.failure is None:
+            self.failure = RpcFailure(
                 Code.INTERNAL,
                 f"expected a whole message, got {self._held_bytes} bytes of one before the end",
             )

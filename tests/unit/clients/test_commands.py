@@ -364,7 +364,8 @@ class TestDescribeNotation:
     def test_an_unknown_preset_and_two_subjects_are_refused(self) -> None:
         unknown = run(describe, "--preset", "nothing")
         assert unknown.exit_code == ExitCode.REJECTED
-        assert "expected a preset, simple, stack, stack-28, vgg16, got nothing" in unknown.stderr
+        known = "simple, stack, stack-28, vgg16, cifar10"
+        assert f"expected a preset, {known}, got nothing" in unknown.stderr
         both = run(describe, "tiny", "--preset", "simple")
         assert both.exit_code == ExitCode.USAGE
         assert "expected MODEL or --preset, got both: tiny, simple" in both.stderr

@@ -48,6 +48,19 @@ def test_gives_the_commands_that_made_it(metadata: dict[str, Any]) -> None:
     assert "\nconvscope train simple --data DIR -o runs/simple\n" in card(plain, 1)
 
 
+def test_tells_the_recipe(metadata: dict[str, Any]) -> None:
+    recipe = "epochs 1, batch size 250, learning rate 0.005, warmup 0.1, weight decay 0.0005"
+    assert f"Recipe: AdamW; {recipe}, " in card(metadata, 1)
+    sgd = {**metadata["recipe"], "optimizer": "sgd", "average": 0.998, "batch_norm": True}
+    text = card({**metadata, "recipe": sgd}, 1)
+    assert f"Recipe: SGD with a Nesterov momentum of 0.9; {recipe}, " in text
+    assert ", batch norm yes, average 0.998, precision float32; seed 3." in text
+    training = {**metadata["training"], "threads": 1}
+    assert " with 1 thread, Python" in card({**metadata, "training": training}, 1)
+    older = {key: value for key, value in sgd.items() if key != "optimizer"}
+    assert "Recipe: AdamW; " in card({**metadata, "recipe": older}, 1)
+
+
 @pytest.mark.parametrize("copy", [cifar10.OFFICIAL, cifar10.JPEG_REENCODED])
 def test_says_which_pixels_the_accuracy_is_on(metadata: dict[str, Any], copy: cifar10.Copy) -> None:
     data = {

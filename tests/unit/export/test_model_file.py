@@ -1,9 +1,10 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import onnx
 import pytest
-from support.tiny_cifar import Recorder, tiny_data
+from support.tiny_cifar import FULL, Recorder, tiny_data
 
 from convscope_export import metadata as metadata_props
 from convscope_export import model_file, run
@@ -12,7 +13,7 @@ from convscope_export.metadata import MetadataError
 from convscope_export.model_card import card
 from convscope_export.model_file import ModelFileError
 from convscope_export.notation import parse
-from convscope_export.presets import SIMPLE
+from convscope_export.presets import SIMPLE, Preset
 from convscope_export.verification import VerificationError
 
 
@@ -33,6 +34,24 @@ def test_the_file_holds_its_own_verification(verified: model_file.Verified) -> N
     assert metadata_props.read(model) == json.loads(json.dumps(verified.metadata))
     differences = verified.metadata["verification"]["max_abs_diff"]
     assert list(differences) == ["scores", "probabilities", "conv1", "relu1", "pool1"]
+
+
+def test_what_a_full_recipe_trained_is_exported_as_plain_layers(tmp_path: Path) -> None:
+    """Batch normalisation and averaging leave no trace but in the recipe that is told."""
+    architecture = parse(
+        "INPUT(32x32x3) -> [CONV(16, 3x3) -> RELU -> POOL(max, 4x4)]*2 "
+        "-> POOL(average, global) -> FC(10)"
+    )
+    preset = Preset("full", "Everything on", architecture, FULL)
+    run.train(preset, tiny_data(), tmp_path, Recorder(), epochs=1, train_images=200)
+    verified = model_file.build(tmp_path)
+    model = onnx.load_model_from_string(verified.contents)
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    names = [layer.name for layer in architecture.layers]
+    compared = [comparison.tensor for comparison in verified.comparisons]
+    assert compared == ["scores", "probabilities", *names[:-1]]
+    assert verified.metadata["architecture"] == str(architecture)
+    assert verified.metadata["recipe"] == {**dataclasses.asdict(FULL), "epochs": 1}
 
 
 def test_the_card_lies_where_it_writes_over_no_other(tmp_path: Path) -> None:

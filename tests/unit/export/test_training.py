@@ -9,6 +9,7 @@ from support.tiny_cifar import FULL, QUICK, SMALL, Recorder, pictures
 
 from convscope_export.checkpoint import CheckpointMismatchError, load
 from convscope_export.cifar10 import LABELS
+from convscope_export.evaluation import evaluate
 from convscope_export.layers import PoolMethod
 from convscope_export.network import Network, he_initialize, resize
 from convscope_export.notation import parse
@@ -100,6 +101,35 @@ def test_what_a_full_recipe_trains_is_the_plain_network(tmp_path: Path) -> None:
     x = torch.randn(5, 3, 8, 8)
     torch.testing.assert_close(again(x), unfolded(x), rtol=1e-4, atol=1e-5)
     assert trained.curve[-1].validation_accuracy > 0.3
+
+
+def test_the_average_of_the_weights_is_exponential(tmp_path: Path) -> None:
+    """After k steps it is a polynomial in its decay, of degree k - 1: here w1 d + w2 (1 - d)."""
+    two_steps = dataclasses.replace(TRAINING, train=TRAINING.train[:40])
+    averages = []
+    for decay in (0.25, 0.5, 0.75):
+        path = tmp_path / f"{decay}.pt"
+        recipe = dataclasses.replace(FULL, epochs=1, average=decay)
+        dataclasses.replace(two_steps, recipe=recipe).run(path, Recorder())
+        averages.append((state := load(path)).average)
+    quarter, half, three_quarters = averages
+    for name, last in state.weights.items():
+        if not last.is_floating_point():
+            continue  # the count of batches
+        # Statistics of batch normalisation are averaged too: they belong to the weights.
+        at_half, at_quarter = half[f"module.{name}"], quarter[f"module.{name}"]
+        torch.testing.assert_close(at_quarter, (at_half + last) / 2, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            three_quarters[f"module.{name}"], 2 * at_half - at_quarter, rtol=1e-5, atol=1e-6
+        )
+        assert not torch.equal(at_half, last), name
+
+
+def test_the_curve_tells_the_accuracy_of_the_network_that_is_kept(tmp_path: Path) -> None:
+    trained = dataclasses.replace(TRAINING, recipe=FULL).run(tmp_path / "full.pt", Recorder())
+    scores = scores_of(trained.network, TRAINING.mean, TRAINING.std)
+    found = evaluate(scores, TRAINING.validation, LABELS).top1
+    assert found == trained.curve[-1].validation_accuracy
 
 
 def test_the_seed_decides_the_weights_and_nothing_else_does(tmp_path: Path) -> None:

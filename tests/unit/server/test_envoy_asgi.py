@@ -66,7 +66,7 @@ def test_messages_in_one_chunk_are_several() -> None:
     ("stream", "chunks", "code", "message"),
     [
         (AsgiStream("/test.Wire/Absent"), [], 12, "unknown method /test.Wire/Absent"),
-        (AsgiStream(ECHO, method="GET"), [], 12, "unknown method"),
+        (AsgiStream(ECHO, method="GET"), [], 12, "expected POST, got GET"),
         (AsgiStream(ECHO), [], 12, "expected one message, got none"),
         (AsgiStream(ECHO), [frame(b"whole")[:7]], 13, "expected a whole message"),
         (AsgiStream(ECHO), [b"\7" + frame(b"")[1:]], 13, "begins with 0 or 1, got 7"),

@@ -11,7 +11,15 @@ from convscope_proto.v1 import classifier_pb2 as pb
 from convscope_server.backend import PROBABILITIES, SCORES, Float32Array, ImageArray, ModelInfo
 from convscope_server.batch_request import Computed
 from convscope_server.errors import InvalidRequest
-from convscope_server.feature_maps import MAX_ENTRIES, MapAnswer, MapPlan, MapRequest, Reduction
+from convscope_server.feature_maps import (
+    MAX_CHANNELS,
+    MAX_ENTRIES,
+    MAX_NAMES,
+    MapAnswer,
+    MapPlan,
+    MapRequest,
+    Reduction,
+)
 from convscope_server.inference import Result
 from convscope_server.model_status import ModelState, ModelStatus
 from convscope_server.pixels import checked_images
@@ -97,8 +105,8 @@ def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
     """The feature maps that a request asks for.
 
     Raises:
-        InvalidRequest: There are too many entries, or one holds an enum value that this
-            server does not know.
+        InvalidRequest: There are too many entries, one says too much, or it holds an enum
+            value that this server does not know.
     """
     if len(request.feature_maps) > MAX_ENTRIES:
         raise InvalidRequest(
@@ -111,6 +119,13 @@ def map_requests(request: pb.ClassifyRequest) -> list[MapRequest]:
             raise InvalidRequest(
                 f"feature_maps[{index}]: expected a dtype of UINT8, FLOAT16 or FLOAT32 and a "
                 f"reduction of MEAN or MAX, got dtype {entry.dtype}, reduction {entry.reduction}"
+            )
+        # Before they are copied: millions fit into a message.
+        if len(entry.layers) > MAX_NAMES or len(entry.subset.indices) > MAX_CHANNELS:
+            raise InvalidRequest(
+                f"feature_maps[{index}]: expected at most {MAX_NAMES} names of layers and "
+                f"{MAX_CHANNELS} channels, got {len(entry.layers)} and "
+                f"{len(entry.subset.indices)}"
             )
         kind = entry.WhichOneof("channels")
         requests.append(

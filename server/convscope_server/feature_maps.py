@@ -19,6 +19,8 @@ FLOAT32 = np.dtype(np.float32)
 MAX_ENTRIES = 256
 MAX_NAMES = 1024
 MAX_NAME_LENGTH = 1024
+# Indices of channels in an entry; more than any layer has.
+MAX_CHANNELS = 1 << 16
 
 # At most, what the wire adds to a feature map, for each image, and for a channel's index.
 _MAP_BYTES = 128

@@ -312,6 +312,14 @@ def shared(offset: int = 0, **others: Any) -> dict[str, Any]:
             "2 at most, got '0,1,x'",
         ),
         (
+            {
+                "outputs": [
+                    Wanted(name="conv1", parameters={"channels": Parameter(string_param="1,1")})
+                ]
+            },
+            "output 'conv1': expected channels such as 0,3,7, each once",
+        ),
+        (
             {"outputs": [Wanted(name="scores", parameters={"x": Parameter(int64_param=1)})]},
             "expected a parameter of classification, shared_memory_region",
         ),

@@ -273,12 +273,15 @@ def _channels(layer: LayerInfo, listed: str) -> tuple[int, ...]:
     depth = layer.volume.depth
     # Counted before they are taken apart: millions fit into a message.
     numbers = [] if listed.count(",") >= depth else listed.split(",")
-    if not numbers or not all(n.strip().isdecimal() and len(n) < 10 for n in numbers):
+    if not all(n.strip().isdecimal() and len(n) < 10 for n in numbers):
+        numbers = []
+    channels = tuple(map(int, numbers))
+    if not channels or len(set(channels)) < len(channels):
         raise InvalidRequest(
             f"output {layer.name!r}: expected channels such as 0,3,7, each once, {depth} at most, "
             f"got {listed[:100]!r}"
         )
-    return tuple(map(int, numbers))
+    return channels
 
 
 def _tell_channels(parameters: Parameters, answer: MapAnswer) -> None:

@@ -93,6 +93,21 @@ def test_an_enum_value_from_the_future_is_refused_not_ignored() -> None:
         codec.map_requests(request)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pb.FeatureMapRequest(layers=["a"] * 1025),
+        pb.FeatureMapRequest(subset=pb.ChannelSubset(indices=bytes((1 << 16) + 1))),
+    ],
+)
+def test_an_entry_that_says_too_much_is_refused_before_it_is_copied(
+    entry: pb.FeatureMapRequest,
+) -> None:
+    request = pb.ClassifyRequest(feature_maps=[pb.FeatureMapRequest(layers=["a"]), entry])
+    with pytest.raises(InvalidRequest, match=r"feature_maps\[1\]: expected at most 1024 names"):
+        codec.map_requests(request)
+
+
 def test_the_most_probable_classes_come_first_and_ties_keep_their_order() -> None:
     scores = np.array([[1, 3, 2], [5, 5, 5]], np.float32)
     probabilities = np.array([[0.1, 0.7, 0.2], [1 / 3] * 3], np.float32)

@@ -89,7 +89,7 @@ def _compile(
 
     if device == "cpu":
         quick = backend(1)
-        lean = quick.build_session(())
+        lean = quick.build_session((), must_be_inline=thread_count > 1)
         if lean.inline or thread_count == 1:
             return quick, lean, model_file.notes
     threaded = backend(thread_count)

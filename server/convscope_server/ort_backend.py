@@ -172,8 +172,13 @@ class OrtBackend:
         """What the model's file tells."""
         return self._model_file.info
 
-    def build_session(self, tensors: tuple[str, ...], *, native: bool = False) -> OrtSession:
-        """A new session, warmed; see backend.Backend."""
+    def build_session(
+        self, tensors: tuple[str, ...], *, native: bool = False, must_be_inline: bool = False
+    ) -> OrtSession:
+        """A new session, warmed; see backend.Backend.
+
+        One that must be inline, and proves too slow for it, is warmed no further.
+        """
         info = self.info
         name, dtype = info.input_name, "uint8"
         shape: tuple[int, ...] = (info.height, info.width, info.channels)
@@ -196,6 +201,8 @@ class OrtBackend:
         step = len(self._batch_sizes) - 1 if tensors or native else 1
         for batch_size in self._batch_sizes[:: max(1, step)]:
             session.warm(np.zeros((batch_size, *shape), dtype), shapes)
+            if must_be_inline and not session.inline:
+                break
         return session
 
 

@@ -38,6 +38,8 @@ _HEADERS: list[Header] = [
 _START = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
 _LAST_BODY = {"type": "http.response.body", "body": b"", "more_body": False}
 _OK = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")]}
+# Of a stream's answers, what may wait here while Envoy takes those before it.
+_WAITING_PARTS_BYTES = 64 << 10
 
 
 class GrpcAsgiApp:
@@ -141,11 +143,14 @@ class _Answer:
         is_broken: Whether a part could not be sent, since the caller has gone.
     """
 
-    __slots__ = ("_send", "_started", "is_broken")
+    __slots__ = ("_parts", "_parts_bytes", "_send", "_sending", "_started", "is_broken")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._started = False
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._sending: asyncio.Future[None] | None = None
         self.is_broken = False
 
     async def whole(self, message: bytes) -> None:
@@ -161,36 +166,61 @@ class _Answer:
             raise
 
     async def part(self, message: bytes) -> None:
-        """One message of several; waits while the caller reads slower than it is sent to."""
-        body = {"type": "http.response.body", "body": frame(message), "more_body": True}
-        try:
-            if not self._started:
-                self._started = True
-                await self._send(_START)
-            sending = asyncio.ensure_future(self._send(body))
-            # Whoever is cancelled here leaves it to end by itself; see the top.
-            sending.add_done_callback(_hear)
-            await asyncio.shield(sending)
-        except Exception:
+        """One message of several; waits while the caller reads slower than it is sent to.
+
+        What comes while Envoy takes the parts before it, goes together: each time costs
+        more than a small message.
+        """
+        if not self._started:
+            self._started = True
+            await self._send(_START)
+        part = frame(message)
+        self._parts.append(part)
+        self._parts_bytes += len(part)
+        if self._sending is None:
+            self._send_parts()
+        while self._parts_bytes > _WAITING_PARTS_BYTES and not self.is_broken:
+            await self._sent()
+        if self.is_broken:
+            raise CallerGone
+
+    def _send_parts(self) -> None:
+        body = {"type": "http.response.body", "body": b"".join(self._parts), "more_body": True}
+        self._parts.clear()
+        self._parts_bytes = 0
+        self._sending = asyncio.ensure_future(self._send(body))
+        self._sending.add_done_callback(self._parts_are_sent)
+
+    def _parts_are_sent(self, sending: "asyncio.Future[None]") -> None:
+        self._sending = None
+        if sending.cancelled() or sending.exception() is not None:
             self.is_broken = True
-            raise
+        elif self._parts:
+            self._send_parts()
+
+    async def _sent(self) -> None:
+        """Wait until what is being sent has been taken, or will not be."""
+        if self._sending is not None:
+            # Whoever is cancelled here leaves it to end by itself; see the top.
+            await asyncio.wait([self._sending])
+            await asyncio.sleep(0)  # what waited is sent after it
 
     async def end(self) -> None:
         """The end after all parts."""
-        if self._started:
-            await self._finish(_OK["headers"])
-        else:
-            await self._only_trailers(_OK["headers"])
+        await self._finish(_OK["headers"])
 
     async def fail(self, failure: RpcFailure) -> None:
         """The end of a call that failed, whatever was sent before."""
-        trailers = status_trailers(failure)
-        if self._started:
-            await self._finish(trailers)
-        else:
-            await self._only_trailers(trailers)
+        await self._finish(status_trailers(failure))
 
     async def _finish(self, trailers: Any) -> None:
+        if not self._started:
+            await self._only_trailers(trailers)
+            return
+        while self._sending is not None:
+            await self._sent()
+        if self.is_broken:  # nobody is left to tell
+            return
         await self._send(_LAST_BODY)
         await self._send({"type": "http.response.trailers", "headers": trailers})
 
@@ -198,11 +228,6 @@ class _Answer:
         headers = [*_HEADERS, *trailers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send(_LAST_BODY)
-
-
-def _hear(sending: "asyncio.Future[None]") -> None:
-    if not sending.cancelled():
-        sending.exception()
 
 
 def _peer(client: tuple[str, int] | None) -> str:

@@ -2,7 +2,8 @@
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -159,3 +160,43 @@ def test_a_stream_reads_ahead_only_so_far() -> None:
             await call
 
     serve(scenario)
+
+
+class SlowStream(AsgiStream):
+    """One whose reader takes a part of the answer only when let."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.takes = asyncio.Semaphore(0)
+
+    async def send(self, event: Mapping[str, Any]) -> None:
+        if event.get("more_body"):
+            await self.takes.acquire()
+        await super().send(event)
+
+
+def test_answers_that_wait_for_the_reader_go_together_and_are_not_too_many() -> None:
+    stream = SlowStream(UPPER)
+    messages = [frame(bytes([65 + number % 26]) * 900) for number in range(300)]  # 270 KB
+
+    async def scenario(app: GrpcAsgiApp) -> None:
+        stream.write(b"".join(messages), end=True)
+        call = asyncio.create_task(app(stream.scope, stream.receive, stream.send))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert len(stream.sent) == 1  # the headers
+        stream.takes.release()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert [event.get("body") for event in stream.sent[1:]] == [messages[0]]
+        assert not call.done()
+        for _ in range(100):
+            stream.takes.release()
+        await call
+
+    serve(scenario)
+    assert stream.body == b"".join(messages)
+    assert stream.status[1]["grpc-status"] == "0"
+    parts = [len(event["body"]) for event in stream.sent if event.get("more_body")]
+    assert len(parts) < 20
+    assert max(parts[1:]) < (64 << 10) + 1000

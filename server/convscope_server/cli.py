@@ -129,6 +129,12 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="Who may pass tensors in shared memory: callers on this machine, all, nobody.",
 )
 @click.option(
+    "--settings-control",
+    type=click.Choice(["local", "any", "off"]),
+    default="local",
+    help="Who may change what is logged and traced by calls: callers on this machine, all, nobody.",
+)
+@click.option(
     "--trace-file",
     type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
     help="JSON file for traces of requests; the call TraceSetting turns them on.",

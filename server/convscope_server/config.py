@@ -52,6 +52,8 @@ class ServerConfig:
         workers: Processes that share the port, each with its own models, queues and limits.
         shared_memory: Whose shared memory tensors may lie in: "local", that of callers on this
             machine; "any", of containers too that share it; "off", nobody's.
+        settings_control: Who may change settings of logs and traces by calls: "local", callers
+            on this machine; "any"; "off", nobody.
         trace_file: Where traces of requests go, which callers on this machine turn on; None:
             there are none.
         grace_period_s: After SIGTERM, how long calls are still taken while health
@@ -90,6 +92,7 @@ class ServerConfig:
     thread_count: int = 0
     workers: int = 1
     shared_memory: str = "local"
+    settings_control: str = "local"
     trace_file: Path | None = None
     grace_period_s: float = 2.0
     drain_timeout_s: float = 30.0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -173,8 +174,7 @@ class Inference:
             # A small answer may be a reduction of large activations.
             if max(written_bytes, plan.activation_bytes(rows)) < _LARGE_ANSWER_BYTES:
                 return result, write(result)
-            loop = asyncio.get_running_loop()
-            return result, await loop.run_in_executor(self._executor, write, result)
+            return result, await in_thread(self._executor, partial(write, result))
         finally:
             self._memory.release(needed_bytes)
 
@@ -196,14 +196,32 @@ class Inference:
             )
             return images, time.perf_counter() - started_s
 
-        try:
-            images, decode_s = await asyncio.get_running_loop().run_in_executor(
-                self._executor, decode
-            )
-        finally:
-            gone.set()
+        images, decode_s = await in_thread(self._executor, decode, on_cancel=gone.set)
         model.metrics.decode_seconds.observe(decode_s)
         return images, decode_s
+
+
+async def in_thread(
+    executor: Executor, work: Callable[[], T], *, on_cancel: Callable[[], None] = lambda: None
+) -> T:
+    """Run something in a thread.
+
+    If the caller is cancelled, work that has not begun never does, and other work is waited
+    for: what is held for it must stay until then.
+
+    Args:
+        executor: Whose thread.
+        work: What to run.
+        on_cancel: Told when the caller is cancelled, so that the work may end early.
+    """
+    job = executor.submit(work)
+    try:
+        return await asyncio.wrap_future(job)
+    except asyncio.CancelledError:
+        on_cancel()
+        if not job.cancel():
+            await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
+        raise
 
 
 def _trace(

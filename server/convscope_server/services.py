@@ -60,7 +60,9 @@ def all_methods(
         OpenInferenceRepositoryServicer(
             repository, lifecycle, allows_control=config.model_control == "explicit"
         ),
-        OpenInferenceSettingsServicer(tracer, models, workers=config.workers),
+        OpenInferenceSettingsServicer(
+            tracer, models, control=config.settings_control, workers=config.workers
+        ),
         OpenInferenceSharedMemoryServicer(memory),
         health.HealthServicer(lifecycle, models, frozenset(_NAMES)),
         reflection.ReflectionServicer(_NAMES),

@@ -135,7 +135,10 @@ class Tracer:
             self._global = replace(self._global, **known)  # type: ignore[arg-type]
         levels = [self._global.level, *(own.get("level") for own in self._models.values())]
         self.enabled = self.path is not None and "TIMESTAMPS" in levels
-        self._left.clear()
+        if model:
+            self._left.pop(model, None)
+        else:
+            self._left.clear()
 
     def takes(self, model: str) -> bool:
         """Whether the model's next request is traced; asked once a request."""

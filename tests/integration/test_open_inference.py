@@ -106,6 +106,16 @@ def test_feature_maps_come_in_every_form(channel: grpc.Channel) -> None:
     np.testing.assert_allclose(back, active, atol=0.51 * scale.max())
 
 
+def test_what_other_clients_send_with_outputs_is_ignored(channel: grpc.Channel) -> None:
+    parameters = {
+        "binary_data": Parameter(bool_param=True),
+        "content_type": Parameter(string_param="np"),
+    }
+    wanted = [Wanted(name="scores", parameters=parameters)]
+    response = open_inference.infer(channel, request(outputs=wanted))
+    np.testing.assert_array_equal(array(response, 0), SCORES)
+
+
 def test_timings_come_when_asked_for(channel: grpc.Channel) -> None:
     parameters = {"timings": Parameter(bool_param=True)}
     told = open_inference.infer(channel, request(parameters=parameters)).parameters

@@ -77,6 +77,17 @@ def test_traces_of_the_requests_asked_for_are_in_the_file(tmp_path: Path, transp
         assert times == sorted(times)
 
 
+def test_settings_can_be_fixed(tmp_path: Path) -> None:
+    models = write_repository(tmp_path / "models")
+    trace_file = tmp_path / "trace.json"
+    with (
+        running_server(models, settings_control="off", trace_file=trace_file) as server,
+        grpc.insecure_channel(server.address) as channel,
+        pytest.raises(grpc.RpcError, match="settings are fixed: expected --settings-control"),
+    ):
+        open_inference.set_trace(channel, trace_level=["TIMESTAMPS"])
+
+
 def test_without_a_file_nothing_can_be_traced(tmp_path: Path) -> None:
     with (
         running_server(write_repository(tmp_path)) as server,

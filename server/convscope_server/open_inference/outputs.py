@@ -29,6 +29,8 @@ _MEMORY_PARAMETERS = (
     "shared_memory_byte_size",
     "shared_memory_offset",
 )
+# Of the protocol over HTTP, and of MLServer's clients; others may be slips of the pen.
+_IGNORED_PARAMETERS = ("binary_data", "content_type")
 _MAX_CLASSIFICATION_ELEMENTS = 1_000_000
 # At most, what the wire adds to an output, to a class's label, to an image, to the answer.
 _OUTPUT_BYTES = 256
@@ -213,7 +215,7 @@ def _output(
         return Output(name, 0, None, MapRequest(layers=(name,)) if is_layer else None)
     known = ("classification", *_MEMORY_PARAMETERS, *(_MAP_PARAMETERS if is_layer else ()))
     for parameter in parameters:
-        if parameter not in known:
+        if parameter not in (*known, *_IGNORED_PARAMETERS):
             raise InvalidRequest(
                 f"output {name!r}: expected a parameter of {', '.join(known)}, "
                 f"got {parameter[:100]!r}"

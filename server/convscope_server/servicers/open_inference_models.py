@@ -67,7 +67,7 @@ class OpenInferenceModelsServicer:
     async def model_ready(self, message: bytes, call: Call) -> bytes:
         """Whether a version of a model, or any if none is named, answers requests."""
         request = codec.parse(pb.ModelReadyRequest, message)
-        versions = self._models.versions(request.name)
+        versions = self._models.versions(request.name or self._models.default_name)
         ready = request.version in versions if request.version else bool(versions)
         ready = ready and self._lifecycle.takes_requests
         return pb.ModelReadyResponse(ready=ready).SerializeToString()

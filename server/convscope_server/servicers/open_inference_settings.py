@@ -27,11 +27,19 @@ _LOG_FLAGS = ("log_info", "log_warning", "log_error")
 
 
 class OpenInferenceSettingsServicer:
-    """Tells settings to everybody, and lets callers on this machine change them."""
+    """Tells settings to everybody, and lets those change them whom the server lets."""
 
-    def __init__(self, tracer: Tracer, models: Models, *, workers: int) -> None:
-        """Take what is changed; workers is how many processes share the port."""
+    def __init__(self, tracer: Tracer, models: Models, *, control: str, workers: int) -> None:
+        """Take what is changed.
+
+        Args:
+            tracer: What traces requests.
+            models: Those that may have settings of their own.
+            control: Who may change settings: "local", callers on this machine; "any"; "off".
+            workers: How many processes share the port.
+        """
         self._tracer = tracer
+        self._control = control
         self._models = models
         self._workers = workers
 
@@ -80,7 +88,9 @@ class OpenInferenceSettingsServicer:
         return response.SerializeToString()
 
     def _check_allowed(self, call: Call) -> None:
-        if not call.is_local:
+        if self._control == "off":
+            raise Unsupported("settings are fixed: expected --settings-control local or any")
+        if self._control == "local" and not call.is_local:
             raise Forbidden("expected a caller on the server's own machine to change settings")
         if self._workers > 1:
             raise Unsupported(
@@ -111,7 +121,7 @@ class OpenInferenceSettingsServicer:
     def _level(self, values: list[str]) -> str:
         if not set(values) <= set(_LEVELS):
             raise InvalidRequest(
-                f"expected a trace_level of {', '.join(_LEVELS)}, got {', '.join(values)[:100]!r}"
+                f"expected a trace_level of OFF or TIMESTAMPS, got {', '.join(values)[:100]!r}"
             )
         if "TENSORS" in values:
             raise Unsupported("trace_level TENSORS is not supported: ask for feature maps instead")

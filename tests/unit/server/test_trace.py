@@ -50,6 +50,12 @@ def test_a_model_may_have_settings_of_its_own(tmp_path: Path) -> None:
     assert (tracer.settings("own").rate, tracer.settings("other").rate) == (2, 5)
     tracer.change({"rate": None}, "own")
     assert tracer.settings("own").rate == 5
+    tracer.change({"count": 1})
+    assert sum(tracer.takes("own") for _ in range(20)) == 1
+    tracer.change({"rate": 1}, "other")
+    assert not any(tracer.takes("own") for _ in range(20))  # what is left of another's stays
+    tracer.change({"rate": None}, "other")
+    tracer.change({"count": None})
     tracer.change({"level": None}, "own")
     assert not tracer.enabled
     tracer.change({"rate": None})

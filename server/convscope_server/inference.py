@@ -235,6 +235,9 @@ def _trace(
         tuple(
             (name, round(seconds * 1e9))
             for name, seconds in (
+                # Triton's trace_summary.py leaves out what has no such stamp. When a message
+                # was waited for is not known here.
+                ("GRPC_WAITREAD_START", started_s),
                 ("REQUEST_START", started_s),
                 ("QUEUE_START", result.queued_s),
                 ("COMPUTE_START", computing_s),

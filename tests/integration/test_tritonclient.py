@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from support import open_inference
-from support.servers import TRANSPORTS, RunningServer, running_server
+from support.servers import TRANSPORTS, RunningServer, running_server, server_process
 from support.tiny_models import write_repository
 
 from convscope_server.config import shipped_models
@@ -31,12 +31,23 @@ def server(
     "session",
     [
         *("describe", "infer", "pictures", "classification", "asynchronous"),
-        *("streaming", "strict_streaming", "shared", "errors", "logging_settings"),
+        *("streaming", "strict_streaming", "shared", "regions", "errors", "logging_settings"),
     ],
 )
 def test_a_session_of_tritonclient_goes_as_it_should(server: RunningServer, session: str) -> None:
     """What each session does, and what it expects, is in support/triton_inference.py."""
     run(session, server)
+
+
+@pytest.mark.parametrize("settings", [{"shared_memory": "off"}, {"workers": 2}], ids=str)
+def test_shared_memory_that_is_refused_can_be_unregistered_all_the_same(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    """Clients begin with it, whether or not they register any."""
+    models = write_repository(tmp_path)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    with server_process(str(models), "--transport=grpcio", *flags) as process:
+        run("no_regions", RunningServer(process.address, process.http))
 
 
 def run(session: str, server: RunningServer) -> None:

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from queue import Queue
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import tritonclient.grpc as triton
@@ -263,6 +264,49 @@ def shared(address: str) -> None:
             shared_memory.destroy_shared_memory_region(out)
 
 
+def regions(address: str) -> None:
+    """Registering, telling and taking back, and what is refused of it."""
+    key = f"/convscope_test_{uuid4().hex}"
+    handle = shared_memory.create_shared_memory_region("regions", key, 100)
+    try:
+        with triton.InferenceServerClient(address) as client:
+            client.unregister_system_shared_memory()
+            client.unregister_cuda_shared_memory()
+            client.register_system_shared_memory("one", key, 60, offset=40)
+            client.register_system_shared_memory("two", key, 100)
+            (told,) = client.get_system_shared_memory_status("one").regions.values()
+            assert (told.name, told.key, told.offset, told.byte_size) == ("one", key, 40, 60)
+            assert set(client.get_system_shared_memory_status().regions) == {"one", "two"}
+            assert not client.get_cuda_shared_memory_status().regions
+            for arguments, code in (
+                (("one", key, 1), "ALREADY_EXISTS"),
+                (("three", key, 101), "INVALID_ARGUMENT"),
+                (("three", "/../etc/passwd", 1), "INVALID_ARGUMENT"),
+                (("three", key + "-absent", 1), "INVALID_ARGUMENT"),
+            ):
+                refused = refusal(lambda a=arguments: client.register_system_shared_memory(*a))
+                assert refused == code
+            absent = refusal(lambda: client.get_system_shared_memory_status("three"))
+            assert absent == "NOT_FOUND"
+            cuda = refusal(lambda: client.register_cuda_shared_memory("c", b"aGFuZGxl", 0, 1))
+            assert cuda == "UNIMPLEMENTED"
+            client.unregister_system_shared_memory("one")
+            client.unregister_system_shared_memory("never there")
+            assert set(client.get_system_shared_memory_status().regions) == {"two"}
+            client.unregister_system_shared_memory()
+            assert not client.get_system_shared_memory_status().regions
+    finally:
+        shared_memory.destroy_shared_memory_region(handle)
+
+
+def no_regions(address: str) -> None:
+    with triton.InferenceServerClient(address) as client:
+        client.unregister_system_shared_memory()
+        client.unregister_cuda_shared_memory()
+        refused = refusal(lambda: client.register_system_shared_memory("r", "/absent", 1))
+        assert refused == "UNIMPLEMENTED"
+
+
 def errors(address: str) -> None:
     with triton.InferenceServerClient(address) as client:
         good = images_input(random_images(1))
@@ -331,6 +375,8 @@ def tracing(address: str) -> None:
         )
         for number in range(20):
             client.infer("tiny", images, request_id=str(number))
+        left = client.get_trace_settings(as_json=True)["settings"]["trace_count"]["value"]
+        assert left == ["0"]
         client.update_trace_settings(settings={"trace_level": None})
         client.update_trace_settings("tiny", {"trace_level": "TIMESTAMPS", "trace_rate": "1"})
         own = client.get_trace_settings("tiny", as_json=True)["settings"]
@@ -345,6 +391,8 @@ def tracing(address: str) -> None:
             ({"trace_rate": "0"}, "INVALID_ARGUMENT"),
             ({"trace_rate": ["1", "2"]}, "INVALID_ARGUMENT"),
             ({"trace_level": "ON"}, "INVALID_ARGUMENT"),
+            ({"trace_level": ["OFF", "TIMESTAMPS"]}, "INVALID_ARGUMENT"),
+            ({"trace_rate": str(1 << 31)}, "INVALID_ARGUMENT"),
         ):
             assert refusal(lambda c=changes: client.update_trace_settings(settings=c)) == code
         absent = refusal(lambda: client.get_trace_settings("absent"))
@@ -362,7 +410,7 @@ def refusal(call: Any) -> str:
 
 SESSIONS = (
     *(describe, infer, pictures, classification, asynchronous, streaming, strict_streaming),
-    *(shared, errors, logging_settings, tracing),
+    *(shared, regions, no_regions, errors, logging_settings, tracing),
 )
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ from typing import Any
 from convscope_proto.inference import grpc_service_pb2 as pb
 from convscope_server import codec
 from convscope_server.call import Call, Methods, Unary
-from convscope_server.errors import Forbidden, InvalidRequest, NotReady, Unsupported
+from convscope_server.errors import Forbidden, InvalidRequest, Unsupported
 from convscope_server.log import FORMATS, LogSettings, change_logging, log_settings
 from convscope_server.served_models import Models
 from convscope_server.servicers.open_inference import SERVICE
 from convscope_server.trace import Tracer
 
 _LEVELS = ("OFF", "TIMESTAMPS", "TENSORS")
-# Settings with whole numbers, and the least of them.
+# Settings with whole numbers, and the least of them; the most is int32's, as Triton's.
 _NUMBERS = {"trace_rate": 1, "trace_count": -1, "log_frequency": 0}
+_MAX_NUMBER = (1 << 31) - 1
 _FIXED = ("trace_file", "trace_mode")
 _FIELDS = {
     "trace_level": "level",
@@ -125,20 +126,25 @@ class OpenInferenceSettingsServicer:
             )
         if "TENSORS" in values:
             raise Unsupported("trace_level TENSORS is not supported: ask for feature maps instead")
-        if "TIMESTAMPS" not in values:
+        if "OFF" in values:
+            if len(values) > 1:
+                raise InvalidRequest(
+                    f"expected trace_level OFF alone, got {', '.join(values)[:100]!r}"
+                )
             return "OFF"
         if self._tracer.path is None:
-            raise NotReady("nothing can be traced: start the server with --trace-file")
+            raise InvalidRequest("nothing can be traced: start the server with --trace-file")
         return "TIMESTAMPS"
 
 
 def _number(name: str, values: list[str]) -> int:
     least = _NUMBERS[name]
     text = values[0]
-    is_number = len(values) == 1 and len(text) < 10 and text.removeprefix("-").isdecimal()
-    if not is_number or int(text) < least:
+    is_number = len(values) == 1 and len(text) < 12 and text.removeprefix("-").isdecimal()
+    if not is_number or not least <= int(text) <= _MAX_NUMBER:
         raise InvalidRequest(
-            f"expected {name} to be one whole number from {least}, got {', '.join(values)[:100]!r}"
+            f"expected {name} to be one whole number from {least} to {_MAX_NUMBER}, "
+            f"got {', '.join(values)[:100]!r}"
         )
     return int(text)
 

@@ -2,7 +2,10 @@
 
 import json
 import logging
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,24 @@ def test_every_so_many_and_so_many_in_all(tmp_path: Path) -> None:
     assert taken == [10, 20, 30]
     tracer.change({"count": 1})  # begins anew
     assert sum(tracer.takes("tiny") for _ in range(100)) == 1
+
+
+def test_models_without_settings_of_their_own_are_counted_together(tmp_path: Path) -> None:
+    """As in Triton, where such models share one setting, and its counting."""
+    tracer = Tracer(tmp_path / "trace.json", at_once)
+    tracer.change({"level": "TIMESTAMPS", "rate": 2, "count": 3})
+    tracer.change({"rate": 1, "count": 5}, "own")
+    assert sum(tracer.takes(name) for _ in range(10) for name in ("one", "other")) == 3
+    assert tracer.settings().count == tracer.settings("one").count == 0
+    assert [tracer.takes("own") for _ in range(3)] == [True, True, True]
+    assert tracer.settings("own").count == 2  # what is left
+
+
+def test_every_change_begins_to_count_anew(tmp_path: Path) -> None:
+    tracer = Tracer(tmp_path / "trace.json", at_once)
+    for _ in range(2):
+        tracer.change({"level": "TIMESTAMPS", "rate": 3})
+        assert [tracer.takes("tiny") for _ in range(5)] == [False, False, True, False, False]
 
 
 def test_a_model_may_have_settings_of_its_own(tmp_path: Path) -> None:
@@ -89,6 +110,19 @@ def test_a_new_file_begins_every_so_many_traces(tmp_path: Path) -> None:
     ]
 
 
+def test_files_of_a_models_own_begin_as_often_as_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    tracer = Tracer(path, at_once)
+    tracer.change({"level": "TIMESTAMPS"})
+    tracer.change({"log_frequency": 2}, "own")
+    for number in range(3):
+        tracer.add(trace(f"tiny {number}"))
+        tracer.add(replace(trace(f"own {number}"), model_name="own"))
+    assert ids(path) == ["tiny 0", "tiny 1", "tiny 2"]
+    assert ids(tmp_path / "trace.json.0") == ["own 0", "own 1"]
+    assert ids(tmp_path / "trace.json.1") == ["own 2"]
+
+
 def test_no_trace_is_lost_when_files_begin_more_often_or_less(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     tracer = Tracer(path, at_once)
@@ -114,6 +148,26 @@ def test_what_waits_is_written_in_one_go_and_bounded(tmp_path: Path) -> None:
     assert len(ids(path)) == 10_000
     submitted[0]()  # comes late, and finds nothing to do
     assert len(ids(path)) == 10_000
+    tracer.add(trace("one more"))
+    submitted[1]()
+    assert len(ids(path)) == 10_001
+
+
+def test_traces_that_come_while_others_are_written_take_no_second_thread(tmp_path: Path) -> None:
+    """Or a slow disk would take every thread that pictures are decoded in."""
+    submitted: list[Callable[[], None]] = []
+    tracer = Tracer(tmp_path / "trace.json", submitted.append)
+
+    class Stamps(tuple[tuple[str, int], ...]):
+        def __iter__(self) -> Iterator[tuple[str, int]]:
+            for number in range(100):  # this is being written now
+                tracer.add(trace(str(number)))
+            return super().__iter__()
+
+    tracer.add(replace(trace("first"), timestamps=Stamps()))
+    submitted[0]()
+    assert len(submitted) == 1
+    assert ids(tmp_path / "trace.json") == ["first", *map(str, range(100))]
 
 
 def test_a_file_that_cannot_be_written_is_told_at_the_start_or_switches_tracing_off(
@@ -129,5 +183,34 @@ def test_a_file_that_cannot_be_written_is_told_at_the_start_or_switches_tracing_
     folder.rmdir()
     logging.getLogger("convscope_server").propagate = True
     tracer.add(trace("1"))
+    tracer.add(trace("2"))
     assert not tracer.enabled
-    assert "tracing is off: the trace file cannot be written" in caplog.text
+    assert tracer.settings().level == "OFF"
+    assert caplog.text.count("tracing is off: the trace file cannot be written") == 1
+
+
+def test_a_full_disk_leaves_the_file_whole(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; of a process of its own."""
+    path = tmp_path / "trace.json"
+    script = """if True:
+        import resource, sys
+        from pathlib import Path
+        from convscope_server.trace import Trace, Tracer
+        tracer = Tracer(Path(sys.argv[1]), lambda write: write())
+        tracer.change({"level": "TIMESTAMPS", "rate": 1})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        for number in range(20):
+            if tracer.enabled and tracer.takes("tiny"):
+                tracer.add(Trace("tiny", "3", str(number), (("REQUEST_START", 1),)))
+        tracer.close()
+        print(tracer.enabled, tracer.settings().level)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script, path], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == ["False", "OFF"]
+    assert done.stderr.count("tracing is off: the trace file cannot be written") == 1
+    written = ids(path)
+    assert written == [str(number) for number in range(len(written))]
+    assert 5 < len(written) < 20
+    assert path.stat().st_size <= 1000

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from convscope_export.cli import export, train, verify
+from convscope_export.cli.export import export
+from convscope_export.cli.train import train
+from convscope_export.cli.verify import verify
 from convscope_export.presets import PRESETS
 
 
@@ -23,7 +25,7 @@ def test_help_needs_only_the_base_install(command: str) -> None:
     program = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxscript', 'onnxruntime'): sys.modules[name] = None\n"
-        f"from convscope_export.cli import {command}\n"
+        f"from convscope_export.cli.{command} import {command}\n"
         f"{command}(['--help'])\n"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -38,7 +40,7 @@ def test_a_missing_extra_is_told_by_its_module(command: str, arguments: list[str
     program = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        f"from convscope_export.cli import {command}\n"
+        f"from convscope_export.cli.{command} import {command}\n"
         "try:\n"
         f"    {command}({arguments!r}, standalone_mode=False)\n"
         "except ModuleNotFoundError as error:\n"
@@ -117,7 +119,7 @@ def test_wrong_notation_is_told_with_its_place_without_torch(command: str) -> No
     program = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'numpy'): sys.modules[name] = None\n"
-        f"from convscope_export.cli import {command}\n"
+        f"from convscope_export.cli.{command} import {command}\n"
         f"{command}(['INPUT(32x32x3) -> FC(0)'])\n"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -1,0 +1,1 @@
+"""The commands of convscope_export, one a module."""
